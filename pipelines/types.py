@@ -1,0 +1,106 @@
+"""The whole vocabulary between the web application and the pipeline: frozen values, no behaviour."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.presets import StylePreset
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""(height, width, 3), RGB, sRGB, upright."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Face:
+    """One face, in pixels of the picture it was found in. `left` and `right` are the viewer's."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    left_eye: tuple[float, float]
+    right_eye: tuple[float, float]
+    score: float
+
+    @property
+    def eye_distance(self) -> float:
+        """Pixels between the eye centres."""
+        return float(np.hypot(self.right_eye[0] - self.left_eye[0], self.right_eye[1] - self.left_eye[1]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSpec:
+    """How a headshot leaves the pipeline."""
+
+    long_edge: int
+    is_watermarked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShotRequest:
+    """One picture to make. Equal requests give equal bytes on the same engine and versions.
+
+    `identity` is equal for all shots of one person within one run, so that an engine may keep what it
+    derived from the portrait. `seeds` are tried in order until one passes the quality gate.
+    """
+
+    shot_id: str
+    identity: str
+    portrait: Pixels
+    preset: StylePreset
+    seeds: tuple[int, ...]
+    output: OutputSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityReport:
+    """What was measured on a finished picture, and which measures are out of bounds (empty: it passed)."""
+
+    measures: Mapping[str, float]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedShot:
+    """A picture ready to be sealed: sRGB JPEGs without any metadata of the selfie."""
+
+    shot_id: str
+    seed: int
+    jpeg: bytes
+    preview_jpeg: bytes
+    width: int
+    height: int
+    report: QualityReport
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedShot:
+    """A picture that could not be made; `is_retryable` says whether another attempt makes sense."""
+
+    shot_id: str
+    code: str
+    is_retryable: bool
+
+
+Source: TypeAlias = Callable[[int], Sequence[ShotRequest]]
+"""Called with the number of free slots whenever there are some; an empty answer with nothing in flight ends the run."""
+
+Sink: TypeAlias = Callable[[FinishedShot | FailedShot], None]
+"""Takes each result as soon as it exists."""
+
+Cancelled: TypeAlias = Callable[[str], bool]
+"""Whether the shot of this id is no longer wanted; asked between steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What `load_engine` needs to know; given by the tasks from the settings."""
+
+    kind: str
+    weights_dir: Path | None = None
+    device: str = "cpu"
