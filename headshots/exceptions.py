@@ -98,6 +98,9 @@ TEXTS: Final[dict[str, RefusalText]] = {
         "Your face is too small in this photo.",
         "Move closer: we need at least 60 pixels between your eyes.",
     ),
+    "photo_unusable": RefusalText(
+        422, "We could not work with this photo.", "Please try another photo, taken from the front in even light."
+    ),
     "face_too_dark": RefusalText(
         422, "Your face is too dark in this photo.", "Turn towards a window or a lamp and take it again."
     ),

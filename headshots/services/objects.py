@@ -1,0 +1,127 @@
+"""Where rows and sealed blobs meet: the row that says "this object may exist" always comes first."""
+
+import hashlib
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+from django.conf import settings
+from django.db import transaction
+
+from headshots.exceptions import NotFound
+from headshots.models import LIVE_STATES, Order, OrderKey, StoredObject
+from headshots.vault.blobs import BlobMissing, BlobStore, DiskBlobStore
+from headshots.vault.cache import OrderKeyCache
+from headshots.vault.envelope import Kind, ObjectName, Role, open_object, role_of, seal_object
+from headshots.vault.errors import Unreadable
+from headshots.vault.keys import EpochStore, FileEpochStore, RootRing, new_order_key, open_order_key
+
+KEY_CACHE = OrderKeyCache()
+
+
+def epochs() -> EpochStore:
+    """The epoch store the settings name."""
+    return _file_epochs(settings.DATA / "keys" / "epochs.sqlite3", settings.ROOT_KEYS)
+
+
+def blobs() -> BlobStore:
+    """The blob store the settings name."""
+    return _disk_blobs(settings.DATA / "blobs")
+
+
+@cache
+def _file_epochs(path: Path, root_keys: Path | None) -> FileEpochStore:
+    ring = RootRing.load(root_keys) if root_keys else RootRing.load_or_create(path.with_name("root.keys"))
+    return FileEpochStore(path, ring)
+
+
+@cache
+def _disk_blobs(root: Path) -> DiskBlobStore:
+    return DiskBlobStore(root)
+
+
+def create_keys(order: Order, now: datetime) -> None:
+    """Give a new order its two wrapped keys, in the caller's transaction."""
+    for role in Role:
+        wrapped = new_order_key(epochs(), order_id=order.id, role=role, epoch=order.epoch, now=now)
+        OrderKey.objects.create(order=order, role=role, wrapped=wrapped)
+
+
+def intend(order: Order, kind: Kind, index: int, now: datetime) -> StoredObject:
+    """Write the row that lets `put` write the object. Raises NotFound once the order was fenced."""
+    with transaction.atomic():
+        live = Order.objects.select_for_update().filter(
+            pk=order.pk, generation=order.generation, state__in=LIVE_STATES
+        )
+        if not live.exists():
+            raise NotFound
+        return StoredObject.objects.create(
+            order=order, kind=kind, index=index, generation=order.generation, created_at=now
+        )
+
+
+def put(stored: StoredObject, plaintext: bytes, now: datetime) -> None:
+    """Seal and write the object of an intended row; fills the row's size and hash, which the caller saves."""
+    sealed = seal_object(_order_key(stored.order, role_of(Kind(stored.kind)), now), name_of(stored), plaintext)
+    blobs().put(name_of(stored).blob_name, sealed)
+    stored.size_bytes = len(sealed)
+    stored.sha256 = hashlib.sha256(sealed).hexdigest()
+
+
+def mark_stored(stored: StoredObject) -> None:
+    """Record, in the caller's transaction, that the object was written."""
+    StoredObject.objects.filter(pk=stored.pk).update(
+        state=StoredObject.State.STORED, size_bytes=stored.size_bytes, sha256=stored.sha256
+    )
+
+
+def read(stored: StoredObject, now: datetime) -> bytes:
+    """The plaintext of a stored object. Raises NotFound when the order expired, was fenced, or is unreadable."""
+    try:
+        sealed = blobs().get(name_of(stored).blob_name)
+        return open_object(_order_key(stored.order, role_of(Kind(stored.kind)), now), name_of(stored), sealed)
+    except (BlobMissing, Unreadable) as error:
+        raise NotFound from error
+
+
+def discard(stored: StoredObject) -> None:
+    """Remove an object that came too late or was never wanted, and its row."""
+    blobs().delete(name_of(stored).blob_name)
+    StoredObject.objects.filter(pk=stored.pk).delete()
+
+
+def name_of(stored: StoredObject) -> ObjectName:
+    """The object's name, which is also the context it is sealed under."""
+    return ObjectName(
+        order_id=stored.order_id,
+        object_id=stored.pk,
+        kind=Kind(stored.kind),
+        index=stored.index,
+        generation=stored.generation,
+    )
+
+
+def _order_key(order: Order, role: Role, now: datetime) -> bytes:
+    """The clear order key, from the cache or the rows. Refuses (NotFound) as soon as the order is not live.
+
+    The rows are asked even when the cache could answer: a fenced or expired order is unreadable at once.
+    """
+    row = (
+        OrderKey.objects.filter(order__in=Order.objects.live(now).filter(pk=order.pk), role=role)
+        .select_related("order")
+        .first()
+    )
+    if row is None:
+        KEY_CACHE.forget(order.pk)
+        raise NotFound
+    return KEY_CACHE.get(
+        (order.pk, role, row.order.generation),
+        lambda: open_order_key(
+            epochs(),
+            bytes(row.wrapped),
+            order_id=order.pk,
+            role=role,
+            epoch=row.order.epoch,
+            not_after=row.order.not_after,
+        ),
+    )

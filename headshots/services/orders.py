@@ -1,0 +1,210 @@
+"""Orders: placed with a frozen plan, found by their capability, accepted or refused after assessment."""
+
+import hashlib
+import hmac
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from headshots.celery import Task, enqueue
+from headshots.exceptions import NotFound, Refusal
+from headshots.models import ConsentRecord, Order, OrderState, Shot, ShotState, StyleVersion
+from headshots.services import audit, consent, objects, payments, purge, styles, uploads
+from headshots.tiers import TIERS, Tier
+from headshots.vault.keys import epoch_of, not_after_of
+from headshots.vault.receipts import new_receipt_id
+from headshots.vault.tokens import is_well_formed, new_token, token_digest
+
+SERVICE_MARGIN: Final = timedelta(minutes=30)  # reads stop this long before the keys die
+SPARE_SEEDS: Final = 2  # a picture that fails the quality gate is redone with the next seed
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A new order and its capability token, which exists in clear only here."""
+
+    order: Order
+    token: str
+
+
+def place(
+    *,
+    raw: bytes,
+    tier_slug: str,
+    style_slugs: Sequence[str],
+    agreed: consent.Consent,
+    upload_id: uuid.UUID | None,
+    now: datetime,
+) -> Placed:
+    """Take one selfie and place an order for it: plan frozen, photo sealed, assessment under way.
+
+    Raises Refusal (its code says what the customer can do); nothing was stored then.
+    """
+    if not (agreed.is_given and agreed.is_adult):
+        raise Refusal("consent_missing")
+    tier = TIERS.get(tier_slug)
+    if tier is None:
+        raise Refusal("unknown_tier")
+    versions = styles.chosen(tier, style_slugs)
+    if upload_id and Order.objects.filter(upload_id=upload_id).exists():
+        raise Refusal("already_ordered")
+    clean = uploads.clean(raw)
+
+    token = new_token()
+    order = _new_order(tier, upload_id, token, now)
+    try:
+        with transaction.atomic():
+            order.save(force_insert=True)
+            ConsentRecord.objects.create(
+                order=order,
+                text_version=consent.VERSION,
+                text_sha256=consent.TEXT_SHA256,
+                is_adult=agreed.is_adult,
+                given_at=now,
+            )
+            objects.create_keys(order, now)
+            Shot.objects.bulk_create(_plan(order, versions, now))
+            if tier.price_cents:
+                payments.open_payment(order, now)
+            audit.record("order.placed", actor="customer", reference=order.receipt_id, now=now, tier=tier.slug)
+    except IntegrityError as error:  # two posts of one form at the same moment: the constraint decides
+        if upload_id and Order.objects.filter(upload_id=upload_id).exists():
+            raise Refusal("already_ordered") from error
+        raise
+    try:
+        uploads.store_selfie(order, clean, now)
+    except Exception:
+        purge.begin(order, reason="upload failed", now=now)
+        raise
+    return Placed(order, token)
+
+
+def _new_order(tier: Tier, upload_id: uuid.UUID | None, token: str, now: datetime) -> Order:
+    epoch = epoch_of(now)
+    not_after = not_after_of(epoch)
+    return Order(
+        upload_id=upload_id,
+        token_sha256=token_digest(token),
+        receipt_id=new_receipt_id(),
+        engine=settings.ENGINE,
+        tier=tier.slug,
+        headshots=tier.headshots,
+        long_edge=tier.long_edge,
+        is_watermarked=tier.is_watermarked,
+        price_cents=tier.price_cents,
+        seed_root=secrets.token_bytes(32),
+        epoch=epoch,
+        created_at=now,
+        expires_at=not_after - SERVICE_MARGIN,
+        not_after=not_after,
+    )
+
+
+def _plan(order: Order, versions: Sequence[StyleVersion], now: datetime) -> list[Shot]:
+    """The shots, styles taken in turn so that the first pictures already show the variety."""
+    return [
+        Shot(
+            order=order,
+            index=index,
+            style_version=(version := versions[(index - 1) % len(versions)]),
+            seed=seeds_of(order, version.pk, index)[0],
+            not_before=now,
+        )
+        for index in range(1, order.headshots + 1)
+    ]
+
+
+def seeds_of(order: Order, style_version_id: int, index: int) -> tuple[int, ...]:
+    """The planned seed of a shot and its spares: 63 bits of HMAC-SHA-256 under the order's own secret."""
+    root = bytes(order.seed_root or b"")
+    digests = (
+        hmac.digest(root, f"{style_version_id}|{index}|{attempt}".encode(), hashlib.sha256)
+        for attempt in range(1 + SPARE_SEEDS)
+    )
+    return tuple(int.from_bytes(digest[:8]) & (2**63 - 1) for digest in digests)
+
+
+def find(order_id: uuid.UUID, token: str, now: datetime) -> Order:
+    """The live order that `token` opens. Raises NotFound, the same for unknown, foreign, expired and deleted."""
+    if not is_well_formed(token):
+        raise NotFound
+    order = Order.objects.live(now).filter(token_sha256=token_digest(token)).first()
+    if order is None or order.pk != order_id:
+        raise NotFound
+    return order
+
+
+def find_by_token(token: str, now: datetime) -> Order:
+    """The live order that `token` opens, when only the private link is known. Raises NotFound."""
+    order = is_well_formed(token) and Order.objects.live(now).filter(token_sha256=token_digest(token)).first()
+    if not order:
+        raise NotFound
+    return order
+
+
+def begin_assessment(order_id: uuid.UUID, now: datetime) -> Order | None:
+    """Claim the assessment of an order for the length of a lease; None when it is somebody else's or done."""
+    lease_until = now + timedelta(seconds=settings.LEASE_SECONDS)
+    claimable = Order.objects.live(now).filter(pk=order_id, state=OrderState.ASSESSING)
+    for attempts in claimable.values_list("assess_attempts", flat=True):
+        won = (
+            claimable.filter(assess_attempts=attempts)
+            .exclude(assess_lease_until__gt=now)
+            .update(assess_attempts=attempts + 1, assess_lease_until=lease_until)
+        )
+        if won:
+            return Order.objects.get(pk=order_id)
+    return None
+
+
+def accept(order: Order, now: datetime) -> None:
+    """The photo is usable: a free order starts, a premium one waits for its payment."""
+    with transaction.atomic():
+        target = OrderState.AWAITING_PAYMENT if order.price_cents else OrderState.QUEUED
+        if Order.objects.filter(pk=order.pk).move(target, assessed_at=now) and target == OrderState.QUEUED:
+            enqueue(Task.RENDER, copies=order.headshots)
+    if order.price_cents:  # the customer may have paid while the photo was being looked at
+        payments.start_if_paid(order, now)
+
+
+def refuse(order: Order, code: str, now: datetime) -> None:
+    """The photo is not usable: say why, and erase it at once."""
+    with transaction.atomic():
+        moved = Order.objects.filter(pk=order.pk).move(OrderState.REFUSED, assessed_at=now, refusal_code=code)
+        if moved:
+            audit.record("order.refused", actor="engine", reference=order.receipt_id, now=now, code=code)
+    if moved:
+        purge.erase_contents(order, now)
+
+
+def finish(order_id: uuid.UUID, now: datetime) -> None:
+    """Close an order whose shots are all final, in a transaction of its own; refund what failed."""
+    shots = Shot.objects.filter(order_id=order_id)
+    if shots.exclude(state__in=(ShotState.DONE, ShotState.FAILED)).exists():
+        return
+    target = OrderState.READY if shots.filter(state=ShotState.DONE).exists() else OrderState.FAILED
+    if Order.objects.filter(pk=order_id).move(target, finished_at=now):
+        payments.refund_missing(Order.objects.get(pk=order_id), now)
+
+
+@transaction.atomic
+def retry_failed(order: Order, *, actor: str, now: datetime) -> int:
+    """Staff: give failed shots three fresh attempts. The count of shots revived; 0 once they were refunded."""
+    if payments.is_refunded(order):
+        return 0
+    if not Order.objects.live(now).filter(pk=order.pk, state__in=(OrderState.READY, OrderState.FAILED)).exists():
+        return 0
+    revived = Shot.objects.filter(order=order, state=ShotState.FAILED).update(
+        state=ShotState.PENDING, attempts=0, error_code="", not_before=now
+    )
+    if revived:
+        Order.objects.filter(pk=order.pk).move(OrderState.QUEUED, finished_at=None)
+        audit.record("order.retried", actor=actor, reference=order.receipt_id, now=now, shots=revived)
+        enqueue(Task.RENDER, copies=revived)
+    return revived

@@ -1,0 +1,102 @@
+"""Styles: the built-in ones, immutable versions, publishing, and what a tier may choose."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Max
+
+from headshots.exceptions import Refusal
+from headshots.models import PRESET_FIELDS, Style, StyleVersion
+from headshots.services import audit
+from headshots.tiers import Tier
+from pipelines.presets import StylePreset
+from pipelines.styles import BUILTIN
+
+
+def published(tier: Tier) -> list[Style]:
+    """The styles a customer of `tier` may choose, in display order."""
+    styles = Style.objects.filter(status=Style.Status.PUBLISHED).select_related("current")
+    if tier.style_slugs is not None:
+        styles = styles.filter(slug__in=tier.style_slugs)
+    return list(styles)
+
+
+def chosen(tier: Tier, slugs: Sequence[str]) -> list[StyleVersion]:
+    """The current versions of the chosen styles, in display order; all of the tier's when none is named.
+
+    Raises Refusal: unknown_style, style_not_in_tier.
+    """
+    everything = {style.slug: style for style in published_everywhere()}
+    for slug in slugs:
+        if slug not in everything:
+            raise Refusal("unknown_style")
+        if tier.style_slugs is not None and slug not in tier.style_slugs:
+            raise Refusal("style_not_in_tier")
+    wanted = slugs or tier.style_slugs or tuple(everything)
+    versions = [style.current for slug, style in everything.items() if slug in wanted and style.current]
+    if not versions:
+        raise Refusal("unknown_style")
+    return versions
+
+
+def published_everywhere() -> list[Style]:
+    """All published styles with their current versions, in display order."""
+    return list(Style.objects.filter(status=Style.Status.PUBLISHED).select_related("current"))
+
+
+@transaction.atomic
+def add_version(style: Style, fields: Mapping[str, Any], *, actor: str, now: datetime) -> StyleVersion:
+    """Make `fields` (the names of PRESET_FIELDS) the style's newest version; unchanged fields make none.
+
+    Raises PresetError when a number is out of bounds; nothing is written then.
+    """
+    preset = StylePreset(slug=style.slug, **{name: fields[name] for name in PRESET_FIELDS})
+    locked = Style.objects.select_for_update().get(pk=style.pk)
+    if locked.current and locked.current.preset() == preset:
+        return locked.current
+    newest = StyleVersion.objects.filter(style=locked).aggregate(newest=Max("number"))["newest"] or 0
+    version = StyleVersion.objects.create(
+        style=locked,
+        number=newest + 1,
+        created_at=now,
+        created_by=actor,
+        **{name: getattr(preset, name) for name in PRESET_FIELDS},
+    )
+    Style.objects.filter(pk=style.pk).update(current=version)
+    style.current = version
+    audit.record(
+        "style.version", actor=actor, reference=style.slug, now=now, number=version.number, guidance=preset.guidance_scale
+    )
+    return version
+
+
+@transaction.atomic
+def set_status(style: Style, status: Style.Status, *, actor: str, now: datetime) -> bool:
+    """Publish, retire or unpublish; False when the style is in that state already or has no version yet."""
+    moved = Style.objects.filter(pk=style.pk, current__isnull=False).exclude(status=status).update(status=status)
+    if moved:
+        style.status = status
+        audit.record("style.status", actor=actor, reference=style.slug, now=now, status=str(status))
+    return bool(moved)
+
+
+@transaction.atomic
+def seed_builtin(*, now: datetime) -> int:
+    """Create the built-in styles that are missing; the count of those created.
+
+    A style that exists is left alone, so an admin's edits survive every restart and upgrade.
+    """
+    created_count = 0
+    for position, builtin in enumerate(BUILTIN, start=1):
+        style, is_new = Style.objects.get_or_create(
+            slug=builtin.preset.slug,
+            defaults={"name": builtin.name, "summary": builtin.summary, "position": position * 10},
+        )
+        if is_new:
+            fields = {name: getattr(builtin.preset, name) for name in PRESET_FIELDS}
+            add_version(style, fields, actor="built-in", now=now)
+            set_status(style, Style.Status.PUBLISHED, actor="built-in", now=now)
+            created_count += 1
+    return created_count

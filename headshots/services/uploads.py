@@ -1,0 +1,45 @@
+"""The selfie: cleaned in a process without keys, sealed, opened again only for the worker."""
+
+from datetime import datetime
+from typing import Final
+
+from django.db import transaction
+
+from headshots.celery import Task, enqueue
+from headshots.exceptions import NotFound, Refusal
+from headshots.models import Order, Selfie
+from headshots.services import objects
+from headshots.vault.envelope import Kind
+from pipelines.errors import Refused
+from pipelines.sandbox import clean_portrait_in_sandbox
+
+MAX_BYTES: Final = 25 * 1024 * 1024
+
+
+def clean(raw: bytes) -> bytes:
+    """The photo re-made from its pixels alone, as JPEG. Raises Refusal with the code of what is wrong."""
+    if len(raw) > MAX_BYTES:
+        raise Refusal("file_too_large")
+    try:
+        return clean_portrait_in_sandbox(raw)
+    except Refused as error:
+        raise Refusal(error.code) from None
+
+
+def store_selfie(order: Order, clean_jpeg: bytes, now: datetime) -> None:
+    """Seal the photo under the order's selfie key and ask for its assessment."""
+    index = 0
+    stored = objects.intend(order, Kind.SELFIE, index, now)
+    objects.put(stored, clean_jpeg, now)
+    with transaction.atomic():
+        objects.mark_stored(stored)
+        Selfie.objects.create(order=order, stored=stored, index=index, received_at=now)
+        enqueue(Task.ASSESS, str(order.pk))
+
+
+def open_selfie(order: Order, now: datetime) -> bytes:
+    """The cleaned photo as JPEG bytes. Raises NotFound when the order is no longer live."""
+    selfie = Selfie.objects.filter(order=order).select_related("stored__order").order_by("index").first()
+    if selfie is None:
+        raise NotFound
+    return objects.read(selfie.stored, now)

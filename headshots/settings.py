@@ -1,0 +1,163 @@
+"""Django's settings, made of the typed environment; the embedded mode is the default of every one."""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.utils import get_random_secret_key
+from pydantic import ValidationError
+
+from headshots.env import embedded_defaults, read_environment
+
+try:
+    ENVIRONMENT = read_environment()
+except ValidationError as error:
+    wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    raise ImproperlyConfigured(f"wrong settings: {wrong}") from None
+
+IS_PRODUCTION = ENVIRONMENT.env == "production"
+if IS_PRODUCTION and (left := embedded_defaults(ENVIRONMENT)):
+    raise ImproperlyConfigured(
+        f"HEADSHOTS_ENV=production, but these still hold an embedded default: {', '.join(left)}"
+    )
+
+DATA = ENVIRONMENT.data.resolve()
+os.umask(0o077)
+for folder in (DATA, DATA / "blobs", DATA / "keys", DATA / "queue", DATA / "queue" / "control"):
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def _secret_key(path: Path) -> str:
+    """The embedded secret key: made once, kept in a file that only we can read."""
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(get_random_secret_key())
+    except FileExistsError:
+        pass
+    return path.read_text()
+
+
+def _database(url: str) -> dict[str, Any]:
+    if not url:
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": DATA / "headshots.sqlite3",
+            "OPTIONS": {
+                "timeout": 20,
+                "transaction_mode": "IMMEDIATE",  # a writer waits at BEGIN instead of failing in the middle
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA secure_delete=ON;",
+            },
+        }
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgres", "postgresql"):
+        raise ImproperlyConfigured("DATABASE_URL must begin with postgres://")
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.path.lstrip("/"),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": parts.hostname or "",
+        "PORT": str(parts.port or ""),
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+    }
+
+
+SECRET_KEY = ENVIRONMENT.secret_key or _secret_key(DATA / "keys" / "django.secret")
+DEBUG = ENVIRONMENT.debug
+ALLOWED_HOSTS = [host.strip() for host in ENVIRONMENT.allowed_hosts.split(",") if host.strip()]
+SITE_URL = ENVIRONMENT.site_url.rstrip("/")
+CSRF_TRUSTED_ORIGINS = [SITE_URL]
+
+DATABASES = {"default": _database(ENVIRONMENT.database_url)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+INSTALLED_APPS = [
+    "headshots.apps.HeadshotsConfig",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_htmx",
+    "ninja",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "headshots.web.middleware.security_headers",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "headshots.web.middleware.bounded_body",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+ROOT_URLCONF = "headshots.urls"
+WSGI_APPLICATION = "headshots.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [Path(__file__).parent / part / "templates" for part in ("web", "admin", "api")],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "headshots.web.context.site",
+            ]
+        },
+    }
+]
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA / "static"
+STATICFILES_DIRS = [Path(__file__).parent / "web" / "static"]
+WHITENOISE_USE_FINDERS = True  # serves from the packages themselves: no collectstatic step to forget
+WHITENOISE_AUTOREFRESH = False
+
+# Photos stay in memory: never Django's temporary files, and never more than one photo's worth.
+FILE_UPLOAD_HANDLERS = ["headshots.web.uploadhandler.BoundedMemoryUploadHandler"]
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 100
+DATA_UPLOAD_MAX_NUMBER_FILES = 4
+
+SESSION_COOKIE_HTTPONLY = True
+CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_PRODUCTION
+SECURE_SSL_REDIRECT = IS_PRODUCTION
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if IS_PRODUCTION else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = IS_PRODUCTION
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if IS_PRODUCTION else None
+SECURE_REFERRER_POLICY = "no-referrer"
+X_FRAME_OPTIONS = "DENY"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+BROKER_URL = ENVIRONMENT.broker_url
+ROOT_KEYS = ENVIRONMENT.root_keys
+ENGINE = ENVIRONMENT.engine
+PAYMENTS = ENVIRONMENT.payments
+LEASE_SECONDS = ENVIRONMENT.lease_seconds
+PURGE_SETTLE_SECONDS = ENVIRONMENT.settle_seconds
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+    # Django's own handler mails and prints whole requests; ours says the path's name and the status.
+    "loggers": {"django": {"handlers": [], "propagate": True}, "django.server": {"handlers": [], "propagate": True}},
+}

@@ -1,0 +1,124 @@
+"""Keeps sealed bytes under random names; the disk store of the embedded mode and the seam for others."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+from headshots.vault import files
+from headshots.vault.errors import BlobExists, BlobMissing
+
+_NAME: Final = re.compile(r"o/[0-9a-f]{32}/[0-9a-f]{32}|t/[0-9a-f]{32}")
+_PREFIX: Final = re.compile(r"o/[0-9a-f]{32}/|o/|t/|")
+# What list() can show, so that whatever lies in an order's folder can be deleted from it.
+_STORED: Final = re.compile(r"[ot](/(?!\.{1,2}(/|\Z))[^/\0]+)+")
+
+
+class BlobStore(Protocol):
+    """Sealed bytes by name: `o/<order>/<object>` for objects, `t/<order>` for tombstones, 32 hex digits each."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store durably. Raises BlobExists and changes nothing when the name is taken.
+
+        Raises BlobMissing when a purge deleted the unfinished blob; the writer is late and should stop.
+        """
+
+    def get(self, name: str) -> bytes:
+        """The stored bytes. Raises BlobMissing."""
+
+    def delete(self, name: str) -> bool:
+        """Delete durably what `list` showed or `put` stored; True if something was there."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Every stored name under "", "o/", "o/<order>/" or "t/", in no order, remains of broken writes included.
+
+        Raises OSError when it could not look everywhere: an empty answer means that nothing is there.
+        """
+
+
+class DiskBlobStore:
+    """A folder (mode 0700) of files (mode 0600), each written beside its place and linked into it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for top in ("o", "t"):
+            (root / top).mkdir(mode=0o700, exist_ok=True)
+
+    def put(self, name: str, data: bytes) -> None:
+        path = self._path(_NAME, name)
+        part = self._start_part(path)
+        try:
+            files.finish_part(part, path, data)
+        except FileExistsError as error:
+            raise BlobExists(name) from error
+        except FileNotFoundError as error:
+            raise BlobMissing(name) from error
+        except OSError:
+            self._drop_folder(path.parent)
+            raise
+
+    def get(self, name: str) -> bytes:
+        try:
+            return self._path(_NAME, name).read_bytes()
+        except FileNotFoundError as error:
+            raise BlobMissing(name) from error
+
+    def delete(self, name: str) -> bool:
+        path = self._path(_STORED, name)
+        try:
+            path.unlink()
+            was_there = True
+        except FileNotFoundError:
+            was_there = False
+        if not self._drop_folder(path.parent) and was_there:
+            files.sync_folder(path.parent)
+        return was_there
+
+    def list(self, prefix: str) -> Iterator[str]:
+        if not _PREFIX.fullmatch(prefix):
+            raise ValueError(f"not a prefix of this store: {prefix!r}")
+        # These two are made at the start and never removed: without them this is not our disk, and
+        # "nothing there" would be a false witness.
+        for top in ("o", "t"):
+            (self._root / top).stat()
+        return self._walk(self._root / prefix)
+
+    def _walk(self, start: Path) -> Iterator[str]:
+        for folder, _, names in os.walk(start, onerror=_raise_unless_gone):
+            place = Path(folder).relative_to(self._root)
+            for name in names:
+                yield str(place / name)
+
+    def _path(self, pattern: re.Pattern[str], name: str) -> Path:
+        if not pattern.fullmatch(name):
+            raise ValueError(f"not a name of this store: {name!r}")
+        return self._root / name
+
+    def _start_part(self, path: Path) -> Path:
+        while True:
+            if path.parent.parent != self._root:
+                with suppress(FileExistsError):
+                    path.parent.mkdir(mode=0o700)
+                    files.sync_folder(path.parent.parent)
+            # A delete of the folder's last blob may remove the folder at this point; then it is made again.
+            with suppress(FileNotFoundError):
+                return files.start_part(path)
+
+    def _drop_folder(self, folder: Path) -> bool:
+        """Remove an order's folder if it is empty; a writer who has begun keeps it from being so."""
+        if folder.parent == self._root:
+            return False
+        try:
+            folder.rmdir()
+        except OSError:  # not empty, or gone already
+            return False
+        files.sync_folder(folder.parent)
+        return True
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

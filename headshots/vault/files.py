@@ -1,0 +1,58 @@
+"""Writes private files that appear whole or not at all; shared by the key files and the disk blob store."""
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from headshots.vault.errors import BadKeyFile
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Make a file of mode 0600, durably. Raises FileExistsError and leaves an existing one alone."""
+    part = start_part(path)
+    finish_part(part, path, data)
+
+
+def start_part(path: Path) -> Path:
+    """An empty file of mode 0600 beside `path`, under a name that cannot be taken for a finished one.
+
+    Raises FileNotFoundError when the folder is not there.
+    """
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    return part
+
+
+def finish_part(part: Path, path: Path, data: bytes) -> None:
+    """Fill the part and give it its final name; the part is gone afterwards, also on failure.
+
+    Raises FileExistsError when the name is taken, FileNotFoundError when somebody deleted the part.
+    """
+    try:
+        with open(os.open(part, os.O_WRONLY), "wb") as file:  # not "wb" by name: that would make it anew
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(part, path)  # unlike rename, a link never replaces what is there
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's names durable. A folder that is gone meanwhile has none."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def require_private(path: Path, mode: int) -> None:
+    """Raises BadKeyFile when users other than the owner may do anything with the file."""
+    if stat.S_IMODE(mode) & 0o077:
+        raise BadKeyFile(f"{path} is open to other users (mode {stat.S_IMODE(mode):04o}); make it 0600")
