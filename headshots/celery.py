@@ -47,6 +47,7 @@ def _configure() -> None:
         broker_connection_retry_on_startup=True,
         task_default_queue="cpu",
         task_queues=(Queue("cpu"), Queue("gpu")),
+        task_routes={Task.RENDER: {"queue": "gpu"}},
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,

@@ -18,7 +18,10 @@ class Environment(BaseSettings):
     """What `headshots.settings` reads. The README's configuration table is made from these descriptions."""
 
     model_config = SettingsConfigDict(
-        env_file=None, extra="ignore", secrets_dir=os.environ.get("HEADSHOTS_SECRETS_DIR"), populate_by_name=True
+        env_file=None,
+        extra="ignore",
+        secrets_dir=os.environ.get("HEADSHOTS_SECRETS_DIR"),
+        populate_by_name=True,
     )
 
     env: Literal["embedded", "production"] = Field(
@@ -27,11 +30,17 @@ class Environment(BaseSettings):
         description="`production` turns every remaining embedded default into a start-up error",
     )
     data: Path = Field(
-        ROOT / ".data", alias="HEADSHOTS_DATA", description="folder of everything written at run time, mode 0700"
+        ROOT / ".data",
+        alias="HEADSHOTS_DATA",
+        description="folder of everything written at run time, mode 0700",
     )
-    debug: bool = Field(False, alias="HEADSHOTS_DEBUG", description="Django's debug pages; refused in production")
+    debug: bool = Field(
+        False, alias="HEADSHOTS_DEBUG", description="Django's debug pages; refused in production"
+    )
     secret_key: str = Field(
-        "", alias="SECRET_KEY", description="signs sessions and forms; made and kept under the data folder if empty"
+        "",
+        alias="SECRET_KEY",
+        description="signs sessions and forms; made and kept under the data folder if empty",
     )
     allowed_hosts: str = Field(
         "localhost,127.0.0.1,[::1]", alias="ALLOWED_HOSTS", description="host names served, comma separated"
@@ -40,15 +49,21 @@ class Environment(BaseSettings):
         "http://localhost:8000", alias="SITE_URL", description="public address, used in links and receipts"
     )
     database_url: str = Field(
-        "", alias="DATABASE_URL", description="`postgres://user:password@host:port/name`; empty: SQLite in the data folder"
+        "",
+        alias="DATABASE_URL",
+        description="`postgres://user:password@host:port/name`; empty: SQLite in the data folder",
     )
     broker_url: str = Field(
         "", alias="BROKER_URL", description="`redis://…` or `amqp://…`; empty: Celery's filesystem broker"
     )
     root_keys: Path | None = Field(
-        None, alias="ROOT_KEYS", description="file of root keys, newest first, 64 hex digits a line; empty: made once"
+        None,
+        alias="ROOT_KEYS",
+        description="file of root keys, newest first, 64 hex digits a line; empty: made once",
     )
-    engine: Literal["preview"] = Field("preview", alias="ENGINE", description="which engine makes the pictures")
+    engine: Literal["preview"] = Field(
+        "preview", alias="ENGINE", description="which engine makes the pictures"
+    )
     payments: Literal["test"] = Field("test", alias="PAYMENTS", description="which provider takes the money")
     port: PositiveInt = Field(8000, alias="PORT", description="port of `infra/dev up`")
     web_threads: PositiveInt = Field(8, alias="WEB_THREADS", description="threads of the web process")
@@ -56,10 +71,14 @@ class Environment(BaseSettings):
         2, alias="WORKER_PROCESSES", description="processes of the embedded Celery worker"
     )
     lease_seconds: PositiveFloat = Field(
-        60, alias="LEASE_SECONDS", description="how long a worker may be silent before its shot is given to another"
+        60,
+        alias="LEASE_SECONDS",
+        description="how long a worker may be silent before its shot is given to another",
     )
     settle_seconds: PositiveFloat = Field(
-        2, alias="PURGE_SETTLE_SECONDS", description="pause between the two listings that prove an order is gone"
+        2,
+        alias="PURGE_SETTLE_SECONDS",
+        description="pause between the two listings that prove an order is gone",
     )
 
 

@@ -33,9 +33,13 @@ TEXTS: Final[dict[str, RefusalText]] = {
     "consent_missing": RefusalText(
         400, "We need your consent before we may look at your photo.", "Read the note and tick the box."
     ),
-    "selfie_missing": RefusalText(400, "No photo arrived.", "Choose one photo of yourself and send it again."),
+    "selfie_missing": RefusalText(
+        400, "No photo arrived.", "Choose one photo of yourself and send it again."
+    ),
     "incomplete_upload": RefusalText(
-        400, "The connection broke before the whole photo arrived.", "Check your connection and send it again."
+        400,
+        "The connection broke before the whole photo arrived.",
+        "Check your connection and send it again.",
     ),
     "malformed_request": RefusalText(
         400, "The request could not be read.", "Compare it with the API description and send it again."
@@ -43,14 +47,20 @@ TEXTS: Final[dict[str, RefusalText]] = {
     "unknown_tier": RefusalText(422, "There is no such tier.", "Choose “free” or “premium”."),
     "unknown_style": RefusalText(422, "There is no such style.", "Choose from the styles we list."),
     "style_not_in_tier": RefusalText(
-        422, "This style is not part of the tier you chose.", "Choose a style of the tier, or the premium tier."
+        422,
+        "This style is not part of the tier you chose.",
+        "Choose a style of the tier, or the premium tier.",
     ),
     "already_ordered": RefusalText(
         409, "This upload already has an order.", "Open the order you have, or upload the photo anew."
     ),
-    "not_payable": RefusalText(409, "This order is not waiting for a payment.", "Open the order to see its state."),
+    "not_payable": RefusalText(
+        409, "This order is not waiting for a payment.", "Open the order to see its state."
+    ),
     "token_missing": RefusalText(
-        401, "This order is private.", "Send its token as “Authorization: Bearer …”, or open your private link."
+        401,
+        "This order is private.",
+        "Send its token as “Authorization: Bearer …”, or open your private link.",
     ),
     "order_not_found": RefusalText(
         404, "There is nothing here.", "The link may be wrong, or the order was deleted after its 24 hours."
@@ -60,19 +70,27 @@ TEXTS: Final[dict[str, RefusalText]] = {
     ),
     "receipt_not_found": RefusalText(404, "There is no such receipt.", "Check the receipt number."),
     "page_not_found": RefusalText(404, "This page does not exist.", "Start again from the front page."),
-    "method_not_allowed": RefusalText(405, "This cannot be done here.", "Compare it with the API description."),
+    "method_not_allowed": RefusalText(
+        405, "This cannot be done here.", "Compare it with the API description."
+    ),
     "server_error": RefusalText(
         500, "Something went wrong on our side.", "Nothing was charged for this request. Please try again."
     ),
     "busy": RefusalText(503, "We are very busy right now.", "Please try again in a minute."),
     # the file
-    "empty_file": RefusalText(422, "The file is empty.", "Choose the photo again; it may not have been saved fully."),
-    "file_too_large": RefusalText(413, "The photo is larger than 25 MB.", "Send a smaller copy, for example as JPEG."),
+    "empty_file": RefusalText(
+        422, "The file is empty.", "Choose the photo again; it may not have been saved fully."
+    ),
+    "file_too_large": RefusalText(
+        413, "The photo is larger than 25 MB.", "Send a smaller copy, for example as JPEG."
+    ),
     "not_an_image": RefusalText(
         415, "This file is not a photo we can read.", "Send a JPEG, PNG or WebP picture."
     ),
     "truncated_image": RefusalText(
-        422, "The photo is damaged or incomplete.", "Open it on your device, save it again and send the new copy."
+        422,
+        "The photo is damaged or incomplete.",
+        "Open it on your device, save it again and send the new copy.",
     ),
     "too_many_pixels": RefusalText(
         422, "The photo has more than 50 megapixels.", "Send a smaller copy; 4 to 12 megapixels are ideal."
@@ -99,7 +117,9 @@ TEXTS: Final[dict[str, RefusalText]] = {
         "Move closer: we need at least 60 pixels between your eyes.",
     ),
     "photo_unusable": RefusalText(
-        422, "We could not work with this photo.", "Please try another photo, taken from the front in even light."
+        422,
+        "We could not work with this photo.",
+        "Please try another photo, taken from the front in even light.",
     ),
     "face_too_dark": RefusalText(
         422, "Your face is too dark in this photo.", "Turn towards a window or a lamp and take it again."

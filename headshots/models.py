@@ -54,7 +54,8 @@ class Style(models.Model):
         ordering = ("position", "slug")
         constraints = (
             models.CheckConstraint(
-                condition=~Q(status="published") | Q(current__isnull=False), name="published_style_has_a_version"
+                condition=~Q(status="published") | Q(current__isnull=False),
+                name="published_style_has_a_version",
             ),
             models.CheckConstraint(
                 condition=Q(status__in=("draft", "published", "retired")), name="style_status_is_known"
@@ -316,7 +317,8 @@ class StoredObject(models.Model):
     class Meta:
         constraints = (
             models.CheckConstraint(
-                condition=Q(state="intended") | (Q(state="stored") & ~Q(sha256="")), name="stored_object_has_a_hash"
+                condition=Q(state="intended") | (Q(state="stored") & ~Q(sha256="")),
+                name="stored_object_has_a_hash",
             ),
         )
 
@@ -367,7 +369,8 @@ class Shot(models.Model):
             models.UniqueConstraint(fields=("order", "index"), name="one_shot_per_place"),
             models.CheckConstraint(condition=Q(state__in=ShotState.values), name="shot_state_is_known"),
             models.CheckConstraint(
-                condition=~Q(state=ShotState.LEASED) | Q(lease_until__isnull=False), name="leased_shot_has_a_lease"
+                condition=~Q(state=ShotState.LEASED) | Q(lease_until__isnull=False),
+                name="leased_shot_has_a_lease",
             ),
             models.CheckConstraint(
                 condition=~Q(state=ShotState.FAILED) | ~Q(error_code=""), name="failed_shot_has_a_code"

@@ -1,6 +1,8 @@
 """Where rows and sealed blobs meet: the row that says "this object may exist" always comes first."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -11,12 +13,10 @@ from django.db import transaction
 from headshots.exceptions import NotFound
 from headshots.models import LIVE_STATES, Order, OrderKey, StoredObject
 from headshots.vault.blobs import BlobMissing, BlobStore, DiskBlobStore
-from headshots.vault.cache import OrderKeyCache
+from headshots.vault.cache import OrderKeys
 from headshots.vault.envelope import Kind, ObjectName, Role, open_object, role_of, seal_object
 from headshots.vault.errors import Unreadable
-from headshots.vault.keys import EpochStore, FileEpochStore, RootRing, new_order_key, open_order_key
-
-KEY_CACHE = OrderKeyCache()
+from headshots.vault.keys import EpochStore, FileEpochStore, RootRing, new_order_key
 
 
 def epochs() -> EpochStore:
@@ -27,6 +27,16 @@ def epochs() -> EpochStore:
 def blobs() -> BlobStore:
     """The blob store the settings name."""
     return _disk_blobs(settings.DATA / "blobs")
+
+
+def forget_keys(order: Order) -> None:
+    """Drop the order's clear keys from this process; other processes drop theirs within a minute."""
+    _order_keys(epochs()).forget(order.pk)
+
+
+@cache
+def _order_keys(store: EpochStore) -> OrderKeys:
+    return OrderKeys(store)
 
 
 @cache
@@ -62,7 +72,8 @@ def intend(order: Order, kind: Kind, index: int, now: datetime) -> StoredObject:
 
 def put(stored: StoredObject, plaintext: bytes, now: datetime) -> None:
     """Seal and write the object of an intended row; fills the row's size and hash, which the caller saves."""
-    sealed = seal_object(_order_key(stored.order, role_of(Kind(stored.kind)), now), name_of(stored), plaintext)
+    with _order_key(stored.order, role_of(Kind(stored.kind)), now) as key:
+        sealed = seal_object(key, name_of(stored), plaintext)
     blobs().put(name_of(stored).blob_name, sealed)
     stored.size_bytes = len(sealed)
     stored.sha256 = hashlib.sha256(sealed).hexdigest()
@@ -79,7 +90,8 @@ def read(stored: StoredObject, now: datetime) -> bytes:
     """The plaintext of a stored object. Raises NotFound when the order expired, was fenced, or is unreadable."""
     try:
         sealed = blobs().get(name_of(stored).blob_name)
-        return open_object(_order_key(stored.order, role_of(Kind(stored.kind)), now), name_of(stored), sealed)
+        with _order_key(stored.order, role_of(Kind(stored.kind)), now) as key:
+            return open_object(key, name_of(stored), sealed)
     except (BlobMissing, Unreadable) as error:
         raise NotFound from error
 
@@ -101,8 +113,9 @@ def name_of(stored: StoredObject) -> ObjectName:
     )
 
 
-def _order_key(order: Order, role: Role, now: datetime) -> bytes:
-    """The clear order key, from the cache or the rows. Refuses (NotFound) as soon as the order is not live.
+@contextmanager
+def _order_key(order: Order, role: Role, now: datetime) -> Iterator[bytearray]:
+    """The clear order key while the body runs. Raises NotFound as soon as the order is not live.
 
     The rows are asked even when the cache could answer: a fenced or expired order is unreadable at once.
     """
@@ -112,16 +125,14 @@ def _order_key(order: Order, role: Role, now: datetime) -> bytes:
         .first()
     )
     if row is None:
-        KEY_CACHE.forget(order.pk)
+        forget_keys(order)
         raise NotFound
-    return KEY_CACHE.get(
-        (order.pk, role, row.order.generation),
-        lambda: open_order_key(
-            epochs(),
-            bytes(row.wrapped),
-            order_id=order.pk,
-            role=role,
-            epoch=row.order.epoch,
-            not_after=row.order.not_after,
-        ),
-    )
+    with _order_keys(epochs()).opened(
+        bytes(row.wrapped),
+        order_id=order.pk,
+        role=role,
+        epoch=row.order.epoch,
+        not_after=row.order.not_after,
+        generation=row.order.generation,
+    ) as key:
+        yield key

@@ -72,7 +72,9 @@ def place(
             Shot.objects.bulk_create(_plan(order, versions, now))
             if tier.price_cents:
                 payments.open_payment(order, now)
-            audit.record("order.placed", actor="customer", reference=order.receipt_id, now=now, tier=tier.slug)
+            audit.record(
+                "order.placed", actor="customer", reference=order.receipt_id, now=now, tier=tier.slug
+            )
     except IntegrityError as error:  # two posts of one form at the same moment: the constraint decides
         if upload_id and Order.objects.filter(upload_id=upload_id).exists():
             raise Refusal("already_ordered") from error
@@ -198,7 +200,11 @@ def retry_failed(order: Order, *, actor: str, now: datetime) -> int:
     """Staff: give failed shots three fresh attempts. The count of shots revived; 0 once they were refunded."""
     if payments.is_refunded(order):
         return 0
-    if not Order.objects.live(now).filter(pk=order.pk, state__in=(OrderState.READY, OrderState.FAILED)).exists():
+    if (
+        not Order.objects.live(now)
+        .filter(pk=order.pk, state__in=(OrderState.READY, OrderState.FAILED))
+        .exists()
+    ):
         return 0
     revived = Shot.objects.filter(order=order, state=ShotState.FAILED).update(
         state=ShotState.PENDING, attempts=0, error_code="", not_before=now

@@ -67,7 +67,11 @@ def record_event(*, provider: str, event_id: str, reference: str, now: datetime)
             if paid:
                 order = Order.objects.get(payment__reference=reference)
                 audit.record(
-                    "payment.paid", actor=provider, reference=order.receipt_id, now=now, cents=order.price_cents
+                    "payment.paid",
+                    actor=provider,
+                    reference=order.receipt_id,
+                    now=now,
+                    cents=order.price_cents,
                 )
     except IntegrityError:
         return False
@@ -79,7 +83,9 @@ def record_event(*, provider: str, event_id: str, reference: str, now: datetime)
 @transaction.atomic
 def start_if_paid(order: Order, now: datetime) -> None:
     """Start an order that is assessed and paid, whichever came last."""
-    waiting = Order.objects.filter(pk=order.pk, state=OrderState.AWAITING_PAYMENT, payment__state=Payment.State.PAID)
+    waiting = Order.objects.filter(
+        pk=order.pk, state=OrderState.AWAITING_PAYMENT, payment__state=Payment.State.PAID
+    )
     if waiting.move(OrderState.QUEUED):
         enqueue(Task.RENDER, copies=order.headshots)
 

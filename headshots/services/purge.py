@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F, Max
 
-from headshots.exceptions import NotFound
+from headshots.exceptions import Refusal
 from headshots.models import (
     Heartbeat,
     Order,
@@ -68,7 +68,9 @@ def request(order: Order, *, actor: str, now: datetime) -> str:
 def begin(order: Order, *, reason: str, now: datetime) -> bool:
     """P0, fence: from this commit on nothing of the order can be read, claimed or written. False if begun before."""
     with transaction.atomic():
-        leased_until = Shot.objects.filter(order=order, state=ShotState.LEASED).aggregate(last=Max("lease_until"))
+        leased_until = Shot.objects.filter(order=order, state=ShotState.LEASED).aggregate(
+            last=Max("lease_until")
+        )
         settle = timedelta(seconds=settings.PURGE_SETTLE_SECONDS)
         settles_at = min(max(leased_until["last"] or now, now) + settle, now + MAX_LEASE_WAIT)
         begun = Order.objects.filter(pk=order.pk).move(
@@ -81,7 +83,7 @@ def begin(order: Order, *, reason: str, now: datetime) -> bool:
         )
         if begun:
             audit.record("purge.begun", actor=reason, reference=order.receipt_id, now=now)
-    objects.KEY_CACHE.forget(order.pk)
+    objects.forget_keys(order)
     return bool(begun)
 
 
@@ -125,7 +127,9 @@ def advance(order: Order, now: datetime) -> str:
         return OrderState.PURGING
     if left := list(objects.blobs().list(_prefix(order))):
         # A late writer: remove what it wrote, and only believe the next look.
-        audit.record("purge.late_writes", actor="purge", reference=order.receipt_id, now=now, objects=len(left))
+        audit.record(
+            "purge.late_writes", actor="purge", reference=order.receipt_id, now=now, objects=len(left)
+        )
         settle = timedelta(seconds=settings.PURGE_SETTLE_SECONDS)
         Order.objects.filter(pk=order.pk).update(
             swept_at=None, absent_at=None, settles_at=now + settle, purge_not_before=now + settle
@@ -141,10 +145,8 @@ def erase_contents(order: Order, now: datetime) -> None:
     with transaction.atomic():
         OrderKey.objects.filter(order=order).delete()
         Order.objects.filter(pk=order.pk, shredded_at=None).update(shredded_at=now)
-    objects.KEY_CACHE.forget(order.pk)
-    if connection.vendor == "sqlite":
-        with connection.cursor() as cursor:  # the deleted keys still stand in the write-ahead log
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    objects.forget_keys(order)
+    _truncate_journal()
     for name in list(objects.blobs().list(_prefix(order))):
         objects.blobs().delete(name)
     Order.objects.filter(pk=order.pk, swept_at=None).update(swept_at=now)
@@ -153,12 +155,22 @@ def erase_contents(order: Order, now: datetime) -> None:
     Order.objects.filter(pk=order.pk, absent_at=None).update(absent_at=now)
 
 
+def _truncate_journal() -> None:
+    """SQLite: the deleted keys still stand in the write-ahead log until it is written back and cut off.
+
+    A reader can hold that up; each later step of the purge tries again.
+    """
+    if connection.vendor == "sqlite" and not connection.in_atomic_block:
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 @transaction.atomic
 def _scrub_and_receipt(order: Order, now: datetime) -> str:
     """P5 and P6: blank the row, then write the receipt. Reached only after both looks found nothing."""
     stored = StoredObject.objects.filter(order=order)
     kinds = list(stored.values_list("kind", flat=True))
-    digest = receipts.ciphertexts_digest(stored.exclude(sha256="").values_list("sha256", flat=True))
+    digest = receipts.digest_of_ciphertexts(stored.exclude(sha256="").values_list("sha256", flat=True))
     Selfie.objects.filter(order=order).delete()
     Shot.objects.filter(order=order).update(headshot=None, preview=None, seed=0, lease_owner="")
     stored.delete()
@@ -176,7 +188,7 @@ def _scrub_and_receipt(order: Order, now: datetime) -> str:
 def _receipt_of(order: Order, kinds: list[int], digest: str) -> receipts.Receipt:
     assert order.shredded_at and order.swept_at and order.absent_at and order.absent_again_at
     return receipts.Receipt(
-        id=order.receipt_id,
+        receipt_id=order.receipt_id,
         origin=settings.SITE_URL.split("://")[-1],
         first_photo=order.created_at,
         selfie_key_destroyed=order.shredded_at,
@@ -195,7 +207,7 @@ def _receipt_of(order: Order, kinds: list[int], digest: str) -> receipts.Receipt
 def find_deletion(receipt_id: str) -> tuple[Order, Receipt | None]:
     """The order a receipt number belongs to once its deletion began, and the receipt once it exists.
 
-    Raises NotFound for unknown numbers and for orders that are not being deleted.
+    Raises Refusal("receipt_not_found") for unknown numbers and for orders that are not being deleted.
     """
     order = (
         Order.objects.filter(receipt_id=receipt_id, state__in=(OrderState.PURGING, OrderState.PURGED))
@@ -203,7 +215,7 @@ def find_deletion(receipt_id: str) -> tuple[Order, Receipt | None]:
         .first()
     )
     if order is None:
-        raise NotFound
+        raise Refusal("receipt_not_found")
     return order, getattr(order, "receipt", None)
 
 

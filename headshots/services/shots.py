@@ -14,15 +14,19 @@ from headshots.celery import MAX_COPIES, Task, enqueue
 from headshots.exceptions import NotFound
 from headshots.models import WORKING_STATES, Order, OrderState, Shot, ShotState, StoredObject
 from headshots.services import objects, orders, purge
+from headshots.tiers import TIERS
 from headshots.vault.envelope import Kind
 from pipelines.types import FailedShot, FinishedShot
 
 MAX_ATTEMPTS: Final = 3
+ROUND_LENGTH: Final = TIERS["free"].headshots
 CLOSING_TIME: Final = timedelta(minutes=2)  # nothing new is started this shortly before an order expires
 RETRY_PAUSE: Final = timedelta(seconds=5)
 UPLOAD_PATIENCE: Final = timedelta(minutes=2)
 HINT_PATIENCE: Final = timedelta(seconds=10)
-HINTS_PER_SWEEP: Final = 20  # enough to keep a worker busy until the next sweep, few enough not to flood the broker
+HINTS_PER_SWEEP: Final = (
+    20  # enough to keep a worker busy until the next sweep, few enough not to flood the broker
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,16 @@ def _claimable(now: datetime) -> QuerySet[Shot]:
 def claim(owner: str, limit: int, now: datetime) -> list[Claim]:
     """Up to `limit` shots, leased to `owner`; two workers never hold one.
 
-    Lower places come first across all orders, so three free pictures never wait for a pack of fifty.
+    Orders advance a free pack's length at a time, oldest first: three free pictures never wait for a pack of
+    fifty, and a worker stays with one person's photo while it can.
     """
     claims: list[Claim] = []
-    candidates = _claimable(now).order_by("index", "order__created_at").values_list("pk", "lease_token")
+    candidates = (
+        _claimable(now)
+        .annotate(round=(F("index") - 1) / ROUND_LENGTH)
+        .order_by("round", "order__created_at", "index")
+        .values_list("pk", "lease_token")
+    )
     for pk, seen_token in candidates[: limit * 4]:  # more than needed: others are claiming at the same time
         won = (
             _claimable(now)

@@ -67,7 +67,12 @@ def add_version(style: Style, fields: Mapping[str, Any], *, actor: str, now: dat
     Style.objects.filter(pk=style.pk).update(current=version)
     style.current = version
     audit.record(
-        "style.version", actor=actor, reference=style.slug, now=now, number=version.number, guidance=preset.guidance_scale
+        "style.version",
+        actor=actor,
+        reference=style.slug,
+        now=now,
+        number=version.number,
+        guidance=preset.guidance_scale,
     )
     return version
 
@@ -75,7 +80,9 @@ def add_version(style: Style, fields: Mapping[str, Any], *, actor: str, now: dat
 @transaction.atomic
 def set_status(style: Style, status: Style.Status, *, actor: str, now: datetime) -> bool:
     """Publish, retire or unpublish; False when the style is in that state already or has no version yet."""
-    moved = Style.objects.filter(pk=style.pk, current__isnull=False).exclude(status=status).update(status=status)
+    moved = (
+        Style.objects.filter(pk=style.pk, current__isnull=False).exclude(status=status).update(status=status)
+    )
     if moved:
         style.status = status
         audit.record("style.status", actor=actor, reference=style.slug, now=now, status=str(status))

@@ -1,0 +1,5 @@
+"""The JSON API under /api/v1: the same services as the pages, one error shape, OpenAPI and docs served locally."""
+
+from headshots.api.routes import api
+
+__all__ = ["api"]

@@ -1,0 +1,251 @@
+"""The API's operations: parse, call one service, present."""
+
+import uuid
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.urls import reverse
+from django.utils import timezone
+from ninja import File, Form, Header, NinjaAPI
+from ninja.errors import ValidationError
+from ninja.files import UploadedFile
+from ninja.security import HttpBearer
+
+from headshots.api.schemas import (
+    DeletionOut,
+    ErrorOut,
+    LinksOut,
+    OrderCreated,
+    OrderOut,
+    ReceiptOut,
+    ShotOut,
+    StyleOut,
+)
+from headshots.exceptions import Refusal, text_of
+from headshots.models import Order, OrderState
+from headshots.services import delivery, orders, progress, purge, styles
+from headshots.services.consent import Consent
+from headshots.tiers import TIERS
+from headshots.vault.envelope import Kind
+from pipelines.errors import Refused
+
+api = NinjaAPI(
+    title="Headshots",
+    version="1",
+    urls_namespace="api",
+    description=(
+        "One selfie in, studio portraits out, nothing left after 24 hours.\n\n"
+        "`POST /orders` answers with a token; send it as `Authorization: Bearer …` with every other call. "
+        "Poll `GET /orders/{id}` every two seconds until `state` is `ready`, `refused` or `failed`. "
+        "Every error has the shape `{code, message, advice}`."
+    ),
+)
+
+_ERRORS = {400: ErrorOut, 409: ErrorOut, 413: ErrorOut, 415: ErrorOut, 422: ErrorOut}
+_PRIVATE = {401: ErrorOut, 404: ErrorOut}
+_FIELD_CODES = {
+    "selfie": "selfie_missing",
+    "consent": "consent_missing",
+    "tier": "unknown_tier",
+    "order_id": "order_not_found",
+    "index": "headshot_not_found",
+}
+
+
+class OrderToken(HttpBearer):
+    """Passes the bearer token on; whether it opens an order is the service's question."""
+
+    def authenticate(self, request: HttpRequest, token: str) -> str:
+        return token
+
+    def __call__(self, request: HttpRequest) -> Any:
+        token = super().__call__(request)
+        if not token:
+            raise Refusal("token_missing")
+        return token
+
+
+_token = OrderToken()
+ResponseT = TypeVar("ResponseT", HttpResponse, StreamingHttpResponse)
+
+
+def error_response(code: str) -> JsonResponse:
+    """The one error shape, for a code of `headshots.exceptions.TEXTS`."""
+    text = text_of(Refusal(code))
+    return JsonResponse({"code": code, "message": text.message, "advice": text.advice}, status=text.status)
+
+
+@api.exception_handler(Refused)
+def _refused(request: HttpRequest, error: Refused) -> HttpResponse:
+    return error_response(error.code)
+
+
+@api.exception_handler(ValidationError)
+def _invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
+    fields = [str(part) for problem in error.errors for part in problem["loc"]]
+    code = next((_FIELD_CODES[field] for field in fields if field in _FIELD_CODES), "malformed_request")
+    return error_response(code)
+
+
+@api.get("/styles", response=list[StyleOut], summary="The styles on offer")
+def list_styles(request: HttpRequest) -> list[StyleOut]:
+    return [
+        StyleOut(
+            slug=style.slug,
+            name=style.name,
+            summary=style.summary,
+            tiers=[t.slug for t in TIERS.values() if t.style_slugs is None or style.slug in t.style_slugs],
+            version=style.current.number if style.current else 0,
+        )
+        for style in styles.published_everywhere()
+    ]
+
+
+@api.post("/orders", response={201: OrderCreated, **_ERRORS}, summary="Place an order with one selfie")
+def place_order(
+    request: HttpRequest,
+    selfie: Annotated[UploadedFile, File(description="JPEG, PNG or WebP, up to 25 MB and 50 megapixels")],
+    consent: Annotated[bool, Form(description="you hold the consent, as worded on the site, of an adult")],
+    tier: Annotated[str, Form(description="`free` or `premium`")] = "free",
+    chosen: Annotated[
+        list[str],
+        Form(alias="styles", description="style slugs, repeated or comma-separated; empty: all of the tier"),
+    ] = [],  # noqa: B006 (ninja copies it)
+    idempotency_key: Annotated[
+        uuid.UUID | None,
+        Header(alias="Idempotency-Key", description="a UUID; a second order with it is refused"),
+    ] = None,
+) -> tuple[int, OrderCreated]:
+    """The photo is cleaned, sealed and assessed. The answer holds the token that opens the order, once."""
+    now = timezone.now()
+    placed = orders.place(
+        raw=selfie.read(),
+        tier_slug=tier,
+        style_slugs=[slug.strip() for entry in chosen for slug in entry.split(",") if slug.strip()],
+        agreed=Consent(is_given=consent, is_adult=consent),
+        upload_id=idempotency_key,
+        now=now,
+    )
+    shown = _order_out(placed.order, now)
+    shown.links.private_link = f"{settings.SITE_URL}{reverse('open')}#{placed.token}"
+    return 201, OrderCreated(**shown.dict(), token=placed.token)
+
+
+@api.get(
+    "/orders/{order_id}", response={200: OrderOut, **_PRIVATE}, auth=_token, summary="Where an order stands"
+)
+def show_order(request: HttpRequest, order_id: uuid.UUID) -> OrderOut:
+    now = timezone.now()
+    return _order_out(_order(request, order_id, now), now)
+
+
+@api.get(
+    "/orders/{order_id}/headshots/{index}",
+    response={200: Any, **_PRIVATE},
+    auth=_token,
+    summary="One finished picture, as JPEG",
+)
+def download_headshot(
+    request: HttpRequest, order_id: uuid.UUID, index: int, preview: bool = False
+) -> HttpResponse:
+    """`preview=true` gives the same picture 448 pixels wide."""
+    now = timezone.now()
+    kind = Kind.PREVIEW if preview else Kind.HEADSHOT
+    jpeg = delivery.open_headshot(_order(request, order_id, now), index, kind, now)
+    return _private(HttpResponse(jpeg, content_type="image/jpeg"), f"headshot-{index:02d}.jpg")
+
+
+@api.get(
+    "/orders/{order_id}/archive.zip",
+    response={200: Any, **_PRIVATE},
+    auth=_token,
+    summary="All finished pictures and the licence, as a ZIP",
+)
+def download_archive(request: HttpRequest, order_id: uuid.UUID) -> StreamingHttpResponse:
+    now = timezone.now()
+    pieces = delivery.stream_archive(_order(request, order_id, now), now)
+    return _private(StreamingHttpResponse(pieces, content_type="application/zip"), "headshots.zip")
+
+
+@api.delete(
+    "/orders/{order_id}",
+    response={202: DeletionOut, **_PRIVATE},
+    auth=_token,
+    summary="Delete everything now",
+)
+def delete_order(request: HttpRequest, order_id: uuid.UUID) -> tuple[int, DeletionOut]:
+    """Keys are destroyed and objects deleted before this answers; the receipt follows after a second look."""
+    now = timezone.now()
+    receipt_id = purge.request(_order(request, order_id, now), actor="customer", now=now)
+    return 202, DeletionOut(receipt_id=receipt_id, receipt=_absolute("api:show_receipt", receipt_id))
+
+
+@api.get("/receipts/{receipt_id}", response={200: ReceiptOut, 404: ErrorOut}, summary="A deletion's receipt")
+def show_receipt(request: HttpRequest, receipt_id: str) -> ReceiptOut:
+    order, receipt = purge.find_deletion(receipt_id)
+    return ReceiptOut(
+        id=order.receipt_id,
+        state="purged" if receipt else "purging",
+        keys_destroyed_at=order.shredded_at,
+        objects_deleted_at=order.swept_at,
+        absent_at=order.absent_at,
+        absent_again_at=order.absent_again_at,
+        epoch_key_gone_by=order.not_after,
+        text=receipt.text if receipt else None,
+    )
+
+
+def _order(request: HttpRequest, order_id: uuid.UUID, now: datetime) -> Order:
+    return orders.find(order_id, getattr(request, "auth"), now)  # noqa: B009 (ninja adds it)
+
+
+def _absolute(route: str, *args: object) -> str:
+    return f"{settings.SITE_URL}{reverse(route, args=args)}"
+
+
+def _order_out(order: Order, now: datetime) -> OrderOut:
+    view = progress.view(order, now)
+    problem = view.problem and ErrorOut(
+        code=view.refusal_code, message=view.problem.message, advice=view.problem.advice
+    )
+    return OrderOut(
+        **{
+            name: getattr(view, name)
+            for name in ("id", "state", "headshots", "done", "failed", "percent", "created_at", "expires_at")
+        },
+        tier=view.tier.slug,
+        seconds_left=view.seconds_left,
+        engine=view.engine,
+        problem=problem,
+        refunded_cents=view.refunded_cents,
+        receipt_id=view.receipt_id,
+        shots=[_shot_out(order, shot) for shot in view.shots],
+        links=LinksOut(
+            self=_absolute("api:show_order", order.id),
+            archive=_absolute("api:download_archive", order.id),
+            site=_absolute("order", order.id),
+            checkout=_absolute("checkout", order.id) if view.state == OrderState.AWAITING_PAYMENT else None,
+            receipt=_absolute("api:show_receipt", view.receipt_id),
+        ),
+    )
+
+
+def _shot_out(order: Order, shot: progress.ShotView) -> ShotOut:
+    url = _absolute("api:download_headshot", order.id, shot.index) if shot.state == "done" else None
+    return ShotOut(
+        index=shot.index,
+        style=shot.style,
+        state=shot.state,
+        width=shot.width,
+        height=shot.height,
+        url=url,
+        preview_url=url and f"{url}?preview=true",
+    )
+
+
+def _private(response: ResponseT, file_name: str) -> ResponseT:
+    response["Cache-Control"] = "no-store, private"
+    response["Content-Disposition"] = f'attachment; filename="{file_name}"'
+    return response

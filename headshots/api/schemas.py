@@ -1,0 +1,87 @@
+"""What goes over the wire; each field is described once, here, and appears so in the OpenAPI file."""
+
+import uuid
+from datetime import datetime
+from typing import Literal
+
+from ninja import Field, Schema
+
+OrderStateName = Literal["assessing", "refused", "awaiting_payment", "queued", "rendering", "ready", "failed"]
+
+
+class ErrorOut(Schema):
+    """The one shape of every error."""
+
+    code: str = Field(description="stable, for programs")
+    message: str = Field(description="one plain sentence, for people")
+    advice: str = Field(description="what to do about it")
+
+
+class StyleOut(Schema):
+    slug: str
+    name: str
+    summary: str
+    tiers: list[str] = Field(description="the tiers that include it")
+    version: int = Field(description="an order keeps the version it was placed with")
+
+
+class LinksOut(Schema):
+    self: str
+    archive: str = Field(description="ZIP of all finished pictures")
+    site: str = Field(description="the order's page; open it with the private link")
+    private_link: str | None = Field(
+        None, description="opens the order in a browser; shown once, at creation"
+    )
+    checkout: str | None = Field(None, description="where to pay while the order waits for it")
+    receipt: str = Field(description="answers once the deletion has begun")
+
+
+class ShotOut(Schema):
+    index: int = Field(description="1 to the number of headshots")
+    style: str
+    state: Literal["waiting", "rendering", "done", "failed"]
+    width: int | None = None
+    height: int | None = None
+    url: str | None = Field(None, description="the JPEG, once it is done")
+    preview_url: str | None = Field(None, description="the same, 448 pixels wide")
+
+
+class OrderOut(Schema):
+    id: uuid.UUID
+    state: OrderStateName
+    tier: str
+    headshots: int
+    done: int
+    failed: int
+    percent: int
+    created_at: datetime
+    expires_at: datetime = Field(description="after this moment nothing of the order can be read")
+    seconds_left: int
+    engine: str = Field(
+        description="`preview` pictures are composed of the selfie's own pixels, not generated"
+    )
+    problem: ErrorOut | None = Field(None, description="why the photo was refused; it is erased by then")
+    refunded_cents: int
+    receipt_id: str
+    shots: list[ShotOut]
+    links: LinksOut
+
+
+class OrderCreated(OrderOut):
+    token: str = Field(description="the key to this order; shown only now, we keep its SHA-256")
+
+
+class ReceiptOut(Schema):
+    id: str
+    state: Literal["purging", "purged"]
+    keys_destroyed_at: datetime | None
+    objects_deleted_at: datetime | None
+    absent_at: datetime | None = Field(description="first look that found nothing")
+    absent_again_at: datetime | None = Field(description="second look, some time later")
+    epoch_key_gone_by: datetime
+    text: str | None = Field(description="the receipt, once both looks found nothing")
+
+
+class DeletionOut(Schema):
+    receipt_id: str
+    receipt: str = Field(description="where the receipt appears")

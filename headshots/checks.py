@@ -1,0 +1,38 @@
+"""Start-up checks: what must hold before the service may hold anybody's photo."""
+
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+
+_HANDLER = "headshots.web.uploadhandler.BoundedMemoryUploadHandler"
+
+
+@register()
+def data_folder_is_private(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Error E001 when others than the service's own user can open the data folder."""
+    mode = Path(settings.DATA).stat().st_mode & 0o777
+    if mode & 0o077:
+        return [
+            Error(
+                f"The data folder has mode {mode:04o}; others can open it.",
+                hint=f"chmod 0700 {settings.DATA}",
+                id="headshots.E001",
+            )
+        ]
+    return []
+
+
+@register()
+def uploads_stay_in_memory(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Error E002 when an upload could reach a temporary file."""
+    if list(settings.FILE_UPLOAD_HANDLERS) != [_HANDLER]:
+        return [
+            Error(
+                "FILE_UPLOAD_HANDLERS would write photos to temporary files.",
+                hint=f"Leave it at [{_HANDLER!r}].",
+                id="headshots.E002",
+            )
+        ]
+    return []
