@@ -1,6 +1,7 @@
 """Django's settings, made of the typed environment; the embedded mode is the default of every one."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -44,6 +45,7 @@ def _database(url: str) -> dict[str, Any]:
         return {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": DATA / "headshots.sqlite3",
+            "TEST": {"NAME": DATA / "test.sqlite3"},  # a real file: what is erased must be gone from it
             "OPTIONS": {
                 "timeout": 20,
                 "transaction_mode": "IMMEDIATE",  # a writer waits at BEGIN instead of failing in the middle
@@ -68,7 +70,9 @@ def _database(url: str) -> dict[str, Any]:
 SECRET_KEY = ENVIRONMENT.secret_key or _secret_key(DATA / "keys" / "django.secret")
 DEBUG = ENVIRONMENT.debug
 ALLOWED_HOSTS = [host.strip() for host in ENVIRONMENT.allowed_hosts.split(",") if host.strip()]
-SITE_URL = ENVIRONMENT.site_url.rstrip("/")
+SITE_URL = ENVIRONMENT.site_url.rstrip("/").lower()
+if not re.fullmatch(r"https?://[a-z0-9]+([.-][a-z0-9]+)*(:\d+)?", SITE_URL):
+    raise ImproperlyConfigured("SITE_URL must be a scheme and a host, like https://headshots.example")
 CSRF_TRUSTED_ORIGINS = [SITE_URL]
 
 DATABASES = {"default": _database(ENVIRONMENT.database_url)}

@@ -34,6 +34,11 @@ def forget_keys(order: Order) -> None:
     _order_keys(epochs()).forget(order.pk)
 
 
+def drop_expired_keys() -> None:
+    """Wipe clear keys that this process has held for a minute, also when nobody asks for them again."""
+    _order_keys(epochs()).drop_expired()
+
+
 @cache
 def _order_keys(store: EpochStore) -> OrderKeys:
     return OrderKeys(store)

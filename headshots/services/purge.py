@@ -98,6 +98,7 @@ def run(now: datetime, *, limit: int = 1000) -> Tally:
         waiting += outcome == OrderState.PURGING
         failed += outcome is None
     destroyed = objects.epochs().destroy_due(now)
+    objects.drop_expired_keys()
     Heartbeat.objects.update_or_create(name=HEARTBEAT, defaults={"at": now})
     return Tally(begun, purged, waiting, failed, len(destroyed))
 
@@ -120,8 +121,8 @@ def advance(order: Order, now: datetime) -> str:
     """Do every step of a begun purge that can be done now; the state the order is in afterwards."""
     if order.state != OrderState.PURGING:
         return order.state
-    erase_contents(order, now)
-    order.refresh_from_db()
+    if order.absent_at is None:
+        erase_contents(order, now)
     if order.settles_at and now < order.settles_at:
         Order.objects.filter(pk=order.pk).update(purge_not_before=order.settles_at)
         return OrderState.PURGING
@@ -189,7 +190,7 @@ def _receipt_of(order: Order, kinds: list[int], digest: str) -> receipts.Receipt
     assert order.shredded_at and order.swept_at and order.absent_at and order.absent_again_at
     return receipts.Receipt(
         receipt_id=order.receipt_id,
-        origin=settings.SITE_URL.split("://")[-1],
+        origin=settings.SITE_URL.partition("://")[2],
         first_photo=order.created_at,
         selfie_key_destroyed=order.shredded_at,
         result_key_destroyed=order.shredded_at,

@@ -1,1 +1,1 @@
-"""The encrypted store: sealed objects, the keys that die, blobs, receipts and tokens; knows no models and no Django."""
+"""The encrypted store: sealed objects, keys that die on time, blobs, receipts, tokens. Knows no models."""

@@ -1,5 +1,6 @@
 """Keeps sealed bytes under random names; the disk store of the embedded mode and the seam for others."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ _STORED: Final = re.compile(r"[ot](/(?!\.{1,2}(/|\Z))[^/\0]+)+")
 
 
 class BlobStore(Protocol):
-    """Sealed bytes by name: `o/<order>/<object>` for objects, `t/<order>` for tombstones, 32 hex digits each."""
+    """Sealed bytes by name: `o/<order>/<object>`, or `t/<order>` for a tombstone; 32 hex digits each."""
 
     def put(self, name: str, data: bytes) -> None:
         """Store durably. Raises BlobExists and changes nothing when the name is taken.
@@ -32,9 +33,10 @@ class BlobStore(Protocol):
         """Delete durably what `list` showed or `put` stored; True if something was there."""
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Every stored name under "", "o/", "o/<order>/" or "t/", in no order, remains of broken writes included.
+        """Every stored name under "", "o/", "o/<order>/" or "t/", in no order.
 
-        Raises OSError when it could not look everywhere: an empty answer means that nothing is there.
+        Remains of broken writes are shown too. Raises OSError when it could not look everywhere, so that an
+        empty answer always means that nothing is there.
         """
 
 
@@ -98,11 +100,13 @@ class DiskBlobStore:
         return self._root / name
 
     def _start_part(self, path: Path) -> Path:
+        folder = path.parent
+        if folder.parent == self._root:
+            return files.start_part(path)
         while True:
-            if path.parent.parent != self._root:
-                with suppress(FileExistsError):
-                    path.parent.mkdir(mode=0o700)
-                    files.sync_folder(path.parent.parent)
+            with suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+                files.sync_folder(folder.parent)
             # A delete of the folder's last blob may remove the folder at this point; then it is made again.
             with suppress(FileNotFoundError):
                 return files.start_part(path)
@@ -113,7 +117,9 @@ class DiskBlobStore:
             return False
         try:
             folder.rmdir()
-        except OSError:  # not empty, or gone already
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
             return False
         files.sync_folder(folder.parent)
         return True

@@ -15,14 +15,14 @@ from headshots.vault.keys import EpochStore, open_order_key
 MAX_AGE: Final = timedelta(seconds=60)
 
 _Slot: TypeAlias = tuple[UUID, Role, int]
+# What a key was unwrapped from (wrapped key, epoch, end), so that a row edited meanwhile finds nothing here.
+_Row: TypeAlias = tuple[bytes, int, datetime]
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     key: bytearray
-    row: tuple[
-        bytes, int, datetime
-    ]  # what the key was unwrapped from: an edited row is never served from here
+    row: _Row
     stale_at: float
 
 
@@ -70,18 +70,18 @@ class OrderKeys:
             self._drop([slot for slot in self._entries if slot[0] == order_id])
 
     def drop_expired(self) -> None:
-        """Drop keys older than a minute. Every use does; an idle process does it from its maintenance loop."""
+        """Drop keys older than a minute. Every use does so; an idle process calls this now and then."""
         with self._lock:
             self._drop_expired()
 
-    def _cached(self, slot: _Slot, row: tuple[bytes, int, datetime]) -> bytearray | None:
+    def _cached(self, slot: _Slot, row: _Row) -> bytearray | None:
         with self._lock:
             self._drop_expired()
             entry = self._entries.get(slot)
             # A copy: forgetting wipes the entry, and a writer must not find zeros in the middle of sealing.
             return bytearray(entry.key) if entry is not None and entry.row == row else None
 
-    def _keep(self, slot: _Slot, row: tuple[bytes, int, datetime], key: bytearray, seen: int) -> None:
+    def _keep(self, slot: _Slot, row: _Row, key: bytearray, seen: int) -> None:
         with self._lock:
             if self._forgotten == seen:
                 self._drop([slot] if slot in self._entries else [])

@@ -93,7 +93,7 @@ class ObjectName:
 
 
 def sealed_size(plaintext_bytes: int) -> int:
-    """The stored size of an object of that many bytes; the last chunk is always a short one, even an empty one."""
+    """The stored size of an object of that many bytes; its last chunk is always short, even if empty."""
     chunks = plaintext_bytes // _CHUNK_BYTES + 1
     return _HEADER_BYTES + _PREFIX_BYTES + plaintext_bytes + _TAG_BYTES * chunks
 
@@ -123,7 +123,7 @@ def root_key_id(root_key: Key) -> bytes:
 def wrap_order_key(
     epoch_key: Key, order_key: Key, *, order_id: UUID, role: Role, epoch: int, not_after: datetime
 ) -> bytes:
-    """An order key as it may lie in a row: 120 bytes that only this epoch key, order, role and end of life open."""
+    """An order key as it may lie in a row: 120 bytes, bound to epoch key, order, role and end of life."""
     _require_key(order_key)
     header, context = _order_key_frame(epoch_key, order_id, role, epoch, not_after)
     return header + _encrypt(epoch_key, context, order_key)
@@ -190,7 +190,7 @@ def _decrypt(key: Key, context: bytes, ciphertext: memoryview) -> bytes:
     _require_key(key)
     decryptor = Cobblestone256Decryptor(key, context)
     try:
-        # update() gives out whole chunks before a cut-off end can be noticed; only finalize() vouches for them.
+        # update() gives out chunks before a cut-off end can be noticed; only finalize() vouches for them.
         return decryptor.update(ciphertext) + decryptor.finalize()
     except InvalidTag as error:
         raise Unreadable from error

@@ -1,10 +1,10 @@
-"""The key hierarchy: root ring, hourly epoch keys that are destroyed on time, and the order keys under them."""
+"""The key hierarchy: root ring, hourly epoch keys that are destroyed on time, order keys under them."""
 
 import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +35,7 @@ def epoch_of(at: datetime) -> int:
 
 
 def not_after_of(epoch: int) -> datetime:
-    """When the epoch's key is destroyed: 24 hours after the hour began, so at most 24 hours after any photo in it."""
+    """When the epoch's key dies: 24 hours after the hour began, so within 24 hours of any photo in it."""
     return _UNIX + epoch * EPOCH + EPOCH_LIFE
 
 
@@ -59,10 +59,8 @@ class RootRing:
         """The ring in a file of one hex key per line. Raises BadKeyFile that names the line, or OSError."""
         with path.open("rb") as file:
             files.require_private(path, os.fstat(file.fileno()).st_mode)
-            lines = file.read().split(b"\n")
-        keys = [
-            _parse_key(path, number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()
-        ]
+            lines = [line.strip() for line in file]
+        keys = [_parse_key(path, number, line) for number, line in enumerate(lines, 1) if line]
         if not keys:
             raise BadKeyFile(f"{path} holds no key")
         return cls(tuple(keys))
@@ -75,10 +73,8 @@ class RootRing:
         """
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
+            with suppress(FileExistsError):  # another process was first: its key is the key
                 files.write_new(path, secrets.token_hex(KEY_BYTES).encode() + b"\n")
-            except FileExistsError:
-                pass  # another process was first; its key is the key
         return cls.load(path)
 
     def wrap(self, epoch_key: bytes, epoch: int) -> bytes:
@@ -139,11 +135,11 @@ class FileEpochStore:
 
     def __init__(self, path: Path, ring: RootRing) -> None:
         """Opens or makes the file. Raises BadKeyFile when other users may read an existing one."""
-        self._path = path
+        self._uri = f"{path.absolute().as_uri()}?mode=rw"  # a lost file is an error, not made anew
         self._ring = ring
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            # Only ever opened by hand when new: closing a descriptor drops the locks SQLite holds on the file.
+            # Opened by hand only when new: closing a descriptor drops the locks SQLite holds on a file.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
             files.require_private(path, path.stat().st_mode)
@@ -197,7 +193,9 @@ class FileEpochStore:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
+        with closing(
+            sqlite3.connect(self._uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+        ) as connection:
             # Measured: without the first, or with a write-ahead log, deleted keys stay readable in the files.
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA journal_mode = DELETE")
@@ -207,7 +205,7 @@ class FileEpochStore:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._connected() as connection:
-            # IMMEDIATE takes the write lock first: two readers that both want to write would block each other.
+            # IMMEDIATE takes the write lock first: two readers who both want to write would block for ever.
             connection.execute("BEGIN IMMEDIATE")
             with connection:
                 yield connection

@@ -13,7 +13,7 @@ _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 _TIME: Final = r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)"
 _COUNT: Final = r"(0|[1-9][0-9]*)"
-_ORIGIN: Final = r"([a-z0-9]+(?:[.-][a-z0-9]+)*(?::[0-9]+)?)"
+_ORIGIN: Final = r"([!-.0-~]+)"  # a host as configured, port included: visible ASCII without a slash
 _RECEIPT_ID: Final = rf"([{_ALPHABET}]{{4}}(?:-[{_ALPHABET}]{{4}}){{3}})"
 _REASON: Final = r"([a-z]+(?:-[a-z]+)*)"
 _SHA256: Final = r"([0-9a-f]{64})"
@@ -36,10 +36,10 @@ _TEXT: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What was destroyed and when; times are aware and kept in UTC to the second. Names no person and no order.
+    """What was destroyed and when; names no person and no order.
 
-    `origin` is the service's host, `ciphertexts` a `digest_of_ciphertexts`, `absent_verified` the times of the
-    two listings that found nothing left.
+    Times are aware and kept in UTC to the second. `origin` is the service's host, `ciphertexts` a
+    `digest_of_ciphertexts`, `absent_verified` the times of the two listings that found nothing left.
     """
 
     origin: str

@@ -28,7 +28,7 @@ def is_well_formed(token: str) -> bool:
 
 
 def token_digest(token: str) -> str:
-    """What is stored and looked up instead of the token: its SHA-256, hex. 256 random bits need no slow hash."""
+    """What is stored instead of the token: its SHA-256, hex. 256 random bits need no slow hash."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

@@ -1,0 +1,135 @@
+"""The last step: exact size, visible marks, and the JPEGs that are sealed."""
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pipelines.images import encode_jpeg
+from pipelines.types import OutputSpec, Pixels
+
+WATERMARK: Final = "HEADSHOTS · FREE"
+WATERMARK_OPACITY: Final = 0.28
+QUALITY: Final = 93
+THUMBNAIL_WIDTH: Final = 448
+THUMBNAIL_QUALITY: Final = 85
+
+_SHADOW_OPACITY: Final = 0.22
+_PLATE_OPACITY: Final = 0.42
+_WORD_OPACITY: Final = 0.92
+_SHARPENING: Final = 0.55
+_GRAIN_LEVELS: Final = 1.6  # of 255: what keeps enlarged skin from looking like wax
+
+_Mask = NDArray[np.uint8]
+
+
+class Finished(NamedTuple):
+    """Both JPEGs of a picture and the size of the first one."""
+
+    jpeg: bytes
+    preview_jpeg: bytes
+    width: int
+    height: int
+
+
+def finish(pixels: Pixels, *, output: OutputSpec, marks: tuple[str, ...]) -> Finished:
+    """The picture with its long edge at exactly `output.long_edge`, marked, as JPEG q93 4:4:4, and a thumbnail.
+
+    `marks` are words for a small plate in the lower right corner. The thumbnail (448 px wide) is made of the
+    marked picture.
+    """
+    picture = enlarge(pixels, output.long_edge)
+    if output.is_watermarked:
+        picture = _watermarked(picture)
+    if marks:
+        picture = _with_plate(picture, " · ".join(marks))
+    height, width = picture.shape[:2]
+    small = cv2.resize(
+        picture, (THUMBNAIL_WIDTH, round(THUMBNAIL_WIDTH * height / width)), interpolation=cv2.INTER_AREA
+    )
+    return Finished(
+        jpeg=encode_jpeg(picture, QUALITY),
+        preview_jpeg=encode_jpeg(np.asarray(small, dtype=np.uint8), THUMBNAIL_QUALITY),
+        width=width,
+        height=height,
+    )
+
+
+def enlarge(pixels: Pixels, long_edge: int) -> Pixels:
+    """The picture with its long edge at exactly this many pixels; enlarged ones are sharpened and regrained."""
+    height, width = pixels.shape[:2]
+    scale = long_edge / max(height, width)
+    if scale == 1:
+        return pixels
+    size = (round(width * scale), round(height * scale))
+    if scale < 1:
+        return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    large = cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4)
+    blurred = cv2.GaussianBlur(large, (0, 0), 0.55 * scale)
+    sharp = cv2.addWeighted(large, 1 + _SHARPENING, blurred, -_SHARPENING, 0)
+    grain = _grain(size[1], size[0])
+    return np.asarray(cv2.add(sharp, cv2.merge([grain] * 3), dtype=cv2.CV_8U), dtype=np.uint8)
+
+
+def _grain(height: int, width: int) -> NDArray[np.int16]:
+    tile = np.random.default_rng(0).standard_normal((1024, 1024), dtype=np.float32)
+    tile = np.asarray(cv2.GaussianBlur(tile, (0, 0), 0.8, borderType=cv2.BORDER_REFLECT), dtype=np.float32)
+    levels = np.rint(tile / tile.std() * _GRAIN_LEVELS).astype(np.int16)
+    return np.tile(levels, (-(-height // 1024), -(-width // 1024)))[:height, :width]
+
+
+def _watermarked(picture: Pixels) -> Pixels:
+    height, width = picture.shape[:2]
+    letters, shadow = _watermark(height, width)
+    picture = _blended(picture, shadow, 0, _SHADOW_OPACITY)
+    return _blended(picture, letters, 255, WATERMARK_OPACITY)
+
+
+@lru_cache(maxsize=4)
+def _watermark(height: int, width: int) -> tuple[_Mask, _Mask]:
+    """Letters and their dark outline, tiled diagonally: some of every line stays in any 80 % of the picture."""
+    size = round(height * 0.034)
+    font = ImageFont.load_default(size)
+    step_x = round(font.getlength(WATERMARK) + 2.2 * size)
+    step_y = round(size * 4.6)
+    side = round(1.45 * max(height, width))
+    letters, outline = Image.new("L", (side, side)), Image.new("L", (side, side))
+    for row, y in enumerate(range(0, side, step_y)):
+        for x in range(-(row % 2) * step_x // 2, side, step_x):
+            ImageDraw.Draw(letters).text((x, y), WATERMARK, 255, font)
+            ImageDraw.Draw(outline).text((x, y), WATERMARK, 255, font, stroke_width=max(1, size // 18))
+    left, top = (side - width) // 2, (side - height) // 2
+    turned = [
+        np.asarray(layer.rotate(28, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height)))
+        for layer in (letters, outline)
+    ]
+    return turned[0], np.maximum(turned[1], turned[0]) - turned[0]
+
+
+def _with_plate(picture: Pixels, text: str) -> Pixels:
+    height, width = picture.shape[:2]
+    plate, letters = _plate(height, width, text)
+    return _blended(_blended(picture, plate, 16, _PLATE_OPACITY), letters, 255, _WORD_OPACITY)
+
+
+@lru_cache(maxsize=4)
+def _plate(height: int, width: int, text: str) -> tuple[_Mask, _Mask]:
+    size = round(height * 0.0195)
+    font = ImageFont.load_default(size)
+    margin, padding = round(size * 1.1), round(size * 0.62)
+    left, top, right, bottom = font.getbbox(text)
+    corner = (width - margin, height - margin)
+    start = (corner[0] - (right - left) - 2 * padding, corner[1] - (bottom - top) - 1.5 * padding)
+    plate, letters = Image.new("L", (width, height)), Image.new("L", (width, height))
+    ImageDraw.Draw(plate).rounded_rectangle((*start, *corner), radius=size * 0.35, fill=255)
+    ImageDraw.Draw(letters).text((start[0] + padding - left, start[1] + 0.75 * padding - top), text, 255, font)
+    return np.asarray(plate), np.asarray(letters)
+
+
+def _blended(picture: Pixels, mask: _Mask, level: int, opacity: float) -> Pixels:
+    """The picture with `level` laid over it where the mask is set."""
+    weight = mask.astype(np.float32)[..., None] * (opacity / 255)
+    return np.asarray(np.rint(picture + weight * (level - picture.astype(np.float32))), dtype=np.uint8)

@@ -1,0 +1,116 @@
+"""Payments: one charge, whatever is repeated; refunds to the cent."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import pytest
+
+from headshots.exceptions import Refusal
+from headshots.models import Order, OrderState, Payment, PaymentEvent, Refund, Shot, ShotState
+from headshots.services import orders, payments, purge
+from headshots.services.orders import Placed
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def premium(place: Callable[..., Placed]) -> Order:
+    """A premium order, not yet assessed."""
+    return place(tier_slug="premium").order
+
+
+def finish_with(order: Order, delivered: int, now: datetime) -> None:
+    """Close a paid order after `delivered` pictures."""
+    Shot.objects.filter(order=order, index__lte=delivered).update(state=ShotState.DONE)
+    Shot.objects.filter(order=order, index__gt=delivered).update(
+        state=ShotState.FAILED, error_code="quality_gate"
+    )
+    Order.objects.filter(pk=order.pk).update(state=OrderState.RENDERING)
+    orders.finish(order.pk, now)
+
+
+def test_a_free_order_has_nothing_to_pay(placed: Placed, now: datetime) -> None:
+    with pytest.raises(Refusal, match="not_payable"):
+        payments.confirm_test_payment(placed.order, now)
+
+    assert not Payment.objects.exists()
+
+
+def test_a_premium_order_starts_once_it_is_paid(premium: Order, now: datetime) -> None:
+    orders.accept(premium, now)
+
+    payments.confirm_test_payment(Order.objects.get(), now)
+
+    assert Order.objects.get().state == OrderState.QUEUED
+    payment = Payment.objects.get()
+    assert (payment.state, payment.amount_cents, payment.currency, payment.paid_at) == (
+        "paid",
+        1900,
+        "usd",
+        now,
+    )
+
+
+def test_a_payment_during_the_assessment_counts(premium: Order, now: datetime) -> None:
+    payments.confirm_test_payment(premium, now)
+    assert Order.objects.get().state == OrderState.ASSESSING
+
+    orders.accept(premium, now)
+
+    assert Order.objects.get().state == OrderState.QUEUED
+
+
+def test_the_same_event_twice_has_one_effect(premium: Order, now: datetime) -> None:
+    reference = Payment.objects.get().reference
+    event = {"provider": "test", "event_id": "evt_1", "reference": reference, "now": now}
+
+    assert payments.record_event(**event)
+    assert not payments.record_event(**event)
+
+    assert PaymentEvent.objects.count() == 1
+
+
+def test_paying_twice_is_refused(premium: Order, now: datetime) -> None:
+    payments.confirm_test_payment(premium, now)
+
+    with pytest.raises(Refusal, match="not_payable"):
+        payments.confirm_test_payment(Order.objects.get(), now)
+
+
+def test_an_event_for_a_deleted_order_starts_nothing(premium: Order, now: datetime) -> None:
+    reference = Payment.objects.get().reference
+    purge.begin(premium, reason="customer", now=now)
+
+    assert not payments.record_event(provider="test", event_id="evt_1", reference=reference, now=now)
+
+    assert Order.objects.get().state == OrderState.PURGING
+    assert Payment.objects.get().state == "open"
+
+
+@pytest.mark.parametrize(("delivered", "cents"), [(49, 38), (47, 114), (1, 1862), (0, 1900)])
+def test_missing_pictures_are_refunded_to_the_cent(
+    premium: Order, now: datetime, delivered: int, cents: int
+) -> None:
+    payments.confirm_test_payment(premium, now)
+
+    finish_with(premium, delivered, now)
+
+    assert [refund.amount_cents for refund in Refund.objects.all()] == [cents]
+    assert payments.refund_missing(premium, now) == 0
+
+
+def test_a_complete_pack_refunds_nothing(premium: Order, now: datetime) -> None:
+    payments.confirm_test_payment(premium, now)
+
+    finish_with(premium, 50, now)
+
+    assert not Refund.objects.exists()
+
+
+def test_refunded_shots_are_not_rendered_after_all(premium: Order, now: datetime) -> None:
+    payments.confirm_test_payment(premium, now)
+    finish_with(premium, 48, now)
+
+    assert orders.retry_failed(Order.objects.get(), actor="anna", now=now) == 0
+
+    assert Shot.objects.filter(state=ShotState.FAILED).count() == 2

@@ -1,0 +1,238 @@
+"""Deletion: what each step leaves, what proves it, and what cannot stop it."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.utils import timezone
+
+from headshots.exceptions import NotFound, Refusal
+from headshots.models import (
+    AuditEntry,
+    Heartbeat,
+    Immutable,
+    Order,
+    OrderKey,
+    OrderState,
+    Receipt,
+    Selfie,
+    Shot,
+    StoredObject,
+)
+from headshots.services import delivery, objects, orders, purge, shots, uploads
+from headshots.services.orders import Placed
+from headshots.vault import receipts
+from headshots.vault.envelope import Kind
+
+pytestmark = pytest.mark.django_db
+
+
+def stored_names() -> list[str]:
+    return sorted(objects.blobs().list("o/"))
+
+
+def test_delete_now_shreds_keys_and_objects_before_it_answers(placed: Placed, now: datetime) -> None:
+    purge.request(placed.order, actor="customer", now=now)
+
+    assert not OrderKey.objects.exists()
+    assert stored_names() == []
+    with pytest.raises(NotFound):
+        orders.find(placed.order.pk, placed.token, now)
+
+
+def test_the_receipt_follows_the_second_look(placed: Placed, now: datetime) -> None:
+    receipt_id = purge.request(placed.order, actor="customer", now=now)
+    assert purge.find_deletion(receipt_id)[1] is None
+
+    purge.run(now + timedelta(seconds=1))
+
+    order, receipt = purge.find_deletion(receipt_id)
+    assert order.state == OrderState.PURGED
+    assert receipt is not None
+    read = receipts.parse_receipt(receipt.text)
+    assert (read.receipt_id, read.reason) == (receipt_id, "customer-request")
+    assert (read.selfies, read.headshots, read.previews) == (1, 0, 0)
+    assert read.first_photo == placed.order.created_at.replace(microsecond=0)
+    assert (
+        read.absent_verified[1] > read.absent_verified[0]
+        or read.absent_verified[1] >= read.absent_verified[0]
+    )
+
+
+def test_a_purged_row_keeps_numbers_and_times_only(
+    placed: Placed, now: datetime, purge_all: Callable[[], None]
+) -> None:
+    purge.request(placed.order, actor="customer", now=now)
+    purge_all()
+
+    order = Order.objects.get()
+    assert (order.token_sha256, order.upload_id, order.seed_root) == (None, None, None)
+    assert not StoredObject.objects.exists()
+    assert not Selfie.objects.exists()
+    assert set(Shot.objects.values_list("seed", "headshot", "preview")) == {(0, None, None)}
+
+
+def test_an_expired_order_is_purged_by_the_next_pass(placed: Placed) -> None:
+    at = placed.order.expires_at
+
+    assert purge.run(at - timedelta(seconds=1)).begun == 0
+    first = purge.run(at)
+    second = purge.run(at + timedelta(seconds=1))
+
+    assert (first.begun, first.purged, first.waiting) == (1, 0, 1)
+    assert (second.begun, second.purged, second.waiting) == (0, 1, 0)
+    assert receipts.parse_receipt(Receipt.objects.get().text).reason == "expiry"
+
+
+def test_the_epoch_key_dies_with_its_day(placed: Placed) -> None:
+    end = placed.order.not_after
+
+    assert purge.run(end - timedelta(seconds=1)).epoch_keys_destroyed == 0
+    assert purge.run(end).epoch_keys_destroyed == 1
+
+    assert objects.epochs().epochs() == []
+
+
+def test_a_purge_waits_for_the_leases_it_found(placed: Placed, now: datetime) -> None:
+    orders.accept(placed.order, now)
+    shots.claim("worker", 1, now)
+
+    purge.request(placed.order, actor="customer", now=now)
+    early = purge.run(now + timedelta(seconds=59))
+    late = purge.run(now + timedelta(seconds=61))
+
+    assert (early.purged, late.purged) == (0, 1)
+
+
+def test_what_a_late_writer_left_is_removed_and_looked_for_again(placed: Placed, now: datetime) -> None:
+    purge.request(placed.order, actor="customer", now=now)
+    objects.blobs().put(f"o/{placed.order.pk.hex}/{'0' * 32}", b"HSE1 late")
+
+    first = purge.run(now + timedelta(seconds=1))
+    second = purge.run(now + timedelta(seconds=2))
+
+    assert (first.purged, second.purged) == (0, 1)
+    assert stored_names() == []
+
+
+def test_one_order_that_cannot_be_deleted_does_not_hold_up_the_others(
+    place: Callable[..., Placed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, other = place().order, place().order
+    at = stuck.expires_at
+    real_delete = objects.blobs().delete
+
+    def delete(name: str) -> bool:
+        if stuck.pk.hex in name:
+            raise OSError("store is away")
+        return real_delete(name)
+
+    monkeypatch.setattr(objects.blobs(), "delete", delete)
+    tally = purge.run(at)
+    purge.run(at + timedelta(seconds=1))
+
+    assert tally.failed == 1
+    assert Order.objects.get(pk=other.pk).state == OrderState.PURGED
+    stuck.refresh_from_db()
+    assert (stuck.state, stuck.purge_attempts) == (OrderState.PURGING, 1)
+    assert not OrderKey.objects.exists()  # unreadable all the same
+    assert not Receipt.objects.filter(order=stuck).exists()
+
+    monkeypatch.setattr(objects.blobs(), "delete", real_delete)
+    purge.run(at + timedelta(seconds=10))
+    purge.run(at + timedelta(seconds=20))
+    assert Receipt.objects.filter(order=stuck).exists()
+
+
+def test_a_store_that_only_says_it_deleted_gets_no_receipt(
+    placed: Placed, monkeypatch: pytest.MonkeyPatch, now: datetime
+) -> None:
+    monkeypatch.setattr(objects.blobs(), "delete", lambda name: True)
+
+    purge.request(placed.order, actor="customer", now=now)
+    for seconds in (1, 10, 100):
+        purge.run(now + timedelta(seconds=seconds))
+
+    assert not Receipt.objects.exists()
+    assert Order.objects.get().state == OrderState.PURGING
+
+
+def test_deleting_twice_is_one_deletion(placed: Placed, now: datetime, purge_all: Callable[[], None]) -> None:
+    first = purge.request(placed.order, actor="customer", now=now)
+    second = purge.request(placed.order, actor="customer", now=now)
+    purge_all()
+
+    assert first == second
+    assert Receipt.objects.count() == 1
+    assert AuditEntry.objects.filter(event="purge.begun").count() == 1
+
+
+def test_the_command_needs_no_broker(placed: Placed, capsys: pytest.CaptureFixture[str]) -> None:
+    Order.objects.update(
+        created_at=timezone.now() - timedelta(hours=30),
+        expires_at=timezone.now() - timedelta(hours=1),
+    )
+
+    call_command("purge", "--json")
+
+    assert '"begun": 1' in capsys.readouterr().out
+    assert Heartbeat.objects.filter(name="purge").exists()
+
+
+def test_a_finished_order_leaves_no_picture_behind(
+    placed: Placed, render_all: Callable[[], None], purge_all: Callable[[], None], data: Path
+) -> None:
+    render_all()
+    assert len(stored_names()) == 1 + 2 * 3
+    now = timezone.now()
+    jpeg = delivery.open_headshot(placed.order, 1, Kind.HEADSHOT, now)
+
+    purge.request(placed.order, actor="customer", now=now)
+    purge_all()
+
+    assert purge.objects_left() == 0
+    read = receipts.parse_receipt(Receipt.objects.get().text)
+    assert (read.selfies, read.headshots, read.previews) == (1, 3, 3)
+    for path in data.rglob("*"):
+        if path.is_file():
+            assert jpeg[20:200] not in path.read_bytes()
+
+
+def test_an_unknown_receipt_and_a_live_order_have_none(placed: Placed) -> None:
+    for receipt_id in ("0000-0000-0000-0000", placed.order.receipt_id):
+        with pytest.raises(Refusal, match="receipt_not_found"):
+            purge.find_deletion(receipt_id)
+
+
+def test_the_audit_log_is_append_only(placed: Placed) -> None:
+    entry = AuditEntry.objects.first()
+    assert entry is not None
+
+    with pytest.raises(Immutable):
+        entry.save()
+    with pytest.raises(Immutable):
+        entry.delete()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_destroyed_keys_are_gone_from_the_database_files(place: Callable[..., Placed], now: datetime) -> None:
+    order = place().order
+    if connection.vendor != "sqlite" or not Path(str(connection.settings_dict["NAME"])).exists():
+        pytest.skip("on Postgres the epoch key is the erasure; an in-memory database has no files")
+    wrapped = [bytes(key.wrapped) for key in order.keys.all()]
+
+    purge.request(order, actor="customer", now=now)
+
+    for path in Path(str(connection.settings_dict["NAME"])).parent.glob("*sqlite3*"):
+        content = path.read_bytes()
+        assert not any(key[-64:] in content for key in wrapped)
+
+
+def test_a_selfie_cannot_be_opened_once_the_deletion_began(placed: Placed, now: datetime) -> None:
+    purge.begin(placed.order, reason="customer", now=now)
+
+    with pytest.raises(NotFound):
+        uploads.open_selfie(placed.order, now)
