@@ -76,8 +76,8 @@ MAX_COPIES: Final = 4  # wakes several workers for a pack; a hint without work c
 def enqueue(task: Task, *ids: str, copies: int = 1) -> None:
     """Send a hint for `task` when the current transaction commits; arguments are ids only.
 
-    `copies` is how many workers could use one, up to MAX_COPIES are sent. A broker that cannot be reached is not
-    an error here: the sweep sends the hint again.
+    `copies` is how many workers could use one; up to MAX_COPIES are sent. A broker that cannot be reached is
+    not an error here: the sweep sends the hint again.
     """
     transaction.on_commit(partial(_send, task, ids, min(copies, MAX_COPIES)))
 

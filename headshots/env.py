@@ -1,7 +1,7 @@
 """The typed environment: every setting, its default and its meaning, in one class.
 
-Every default is the embedded mode: one machine, no server besides our own processes. Secrets may also be given
-as files in `HEADSHOTS_SECRETS_DIR`, one file per variable. All mistakes are reported in one message.
+Every default is the embedded mode: one machine, no server besides our own processes. Secrets may also be
+given as files in `HEADSHOTS_SECRETS_DIR`, one file per variable. All mistakes are reported in one message.
 """
 
 import os
@@ -83,8 +83,8 @@ class Environment(BaseSettings):
 
 
 def read_environment() -> Environment:
-    """The environment as typed values. Raises pydantic's ValidationError naming every wrong variable at once."""
-    return Environment()
+    """The environment as typed values. Raises pydantic's ValidationError naming every wrong one."""
+    return Environment.model_validate({})
 
 
 def embedded_defaults(environment: Environment) -> list[str]:

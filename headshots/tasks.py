@@ -167,7 +167,7 @@ def _heartbeat(owner: str) -> Iterator[None]:
 
 
 def _tolerant(step: Callable[[datetime], object]) -> None:
-    """Run a step that will be repeated anyway; a database that is away for a moment must not end the thread."""
+    """Run a step that will be repeated anyway; a database away for a moment must not end the thread."""
     try:
         step(timezone.now())
     except Exception as error:

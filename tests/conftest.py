@@ -20,10 +20,10 @@ AGREED = Consent(is_given=True, is_adult=True)
 
 
 @pytest.fixture(autouse=True)
-def data(tmp_path: Path, settings: Settings) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Path:
     """The data folder of this test: keys, epochs, blobs."""
-    folder = tmp_path / "data"
-    for part in (folder, folder / "blobs", folder / "keys"):
+    folder = tmp_path_factory.mktemp("data")
+    for part in (folder / "blobs", folder / "keys"):
         part.mkdir(mode=0o700)
     settings.DATA = folder
     settings.PURGE_SETTLE_SECONDS = 0.001

@@ -1,4 +1,4 @@
-"""The JSON API under /api/v1: the same services as the pages, one error shape, OpenAPI and docs served locally."""
+"""The JSON API under /api/v1: the services of the pages, one error shape, OpenAPI and docs served locally."""
 
 from headshots.api.routes import api
 

@@ -207,9 +207,9 @@ def _absolute(route: str, *args: object) -> str:
 
 def _order_out(order: Order, now: datetime) -> OrderOut:
     view = progress.view(order, now)
-    problem = view.problem and ErrorOut(
-        code=view.refusal_code, message=view.problem.message, advice=view.problem.advice
-    )
+    problem = None
+    if view.problem:
+        problem = ErrorOut(code=view.refusal_code, message=view.problem.message, advice=view.problem.advice)
     return OrderOut(
         **{
             name: getattr(view, name)
@@ -224,6 +224,7 @@ def _order_out(order: Order, now: datetime) -> OrderOut:
         shots=[_shot_out(order, shot) for shot in view.shots],
         links=LinksOut(
             self=_absolute("api:show_order", order.id),
+            private_link=None,
             archive=_absolute("api:download_archive", order.id),
             site=_absolute("order", order.id),
             checkout=_absolute("checkout", order.id) if view.state == OrderState.AWAITING_PAYMENT else None,

@@ -15,7 +15,7 @@ INK: Final = (52, 50, 46)
 
 
 def contact_sheet(pictures: Sequence[tuple[str, bytes]], *, columns: int = 0) -> bytes:
-    """A JPEG of all pictures (caption, JPEG bytes) in a grid on white paper; `columns` 0 chooses by their number."""
+    """A JPEG of all pictures, given as (caption, JPEG bytes), in a grid; `columns` 0 chooses one."""
     columns = columns or min(len(pictures), 4 if len(pictures) <= 16 else 8)
     opened = [(caption, Image.open(io.BytesIO(jpeg))) for caption, jpeg in pictures]
     cell_height = max(round(CELL_WIDTH * image.height / image.width) for _, image in opened) + CAPTION

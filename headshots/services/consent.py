@@ -6,11 +6,11 @@ from typing import Final
 
 VERSION: Final = "2026-11"
 TEXT: Final = (
-    "I am 18 or older, and this photo shows me. I agree that Headshots finds my face in this photo and computes "
-    "a numeric description of it (biometric data) for one purpose only: to make the headshots I ordered. The "
-    "description is never stored. The photo and the headshots are kept encrypted, are never used for training, "
-    "and everything is deleted within 24 hours of this upload. I can delete it all sooner at any time, which "
-    "also withdraws this consent."
+    "I am 18 or older, and this photo shows me. I agree that Headshots finds my face in this photo and "
+    "computes a numeric description of it (biometric data) for one purpose only: to make the headshots I "
+    "ordered. The description is never stored. The photo and the headshots are kept encrypted, are never "
+    "used for training, and everything is deleted within 24 hours of this upload. I can delete it all sooner "
+    "at any time, which also withdraws this consent."
 )
 TEXT_SHA256: Final = hashlib.sha256(TEXT.encode()).hexdigest()
 

@@ -1,9 +1,12 @@
 """Giving a customer their pictures: one at a time, or all as a ZIP that never exists as a file."""
 
+import io
 import zipfile
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Final
+from typing import IO, Final, cast
+
+from typing_extensions import Buffer  # pydantic brings it; collections.abc has it from Python 3.12
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Shot, ShotState
@@ -57,7 +60,7 @@ def stream_archive(order: Order, now: datetime) -> Iterator[bytes]:
 
 def _archive(order: Order, shots: list[Shot], now: datetime) -> Iterator[bytes]:
     sink = _Drain()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(cast(IO[bytes], sink), "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo("LICENCE.txt", _ZIP_EPOCH), licence_text(order))
         for shot in shots:
             assert shot.headshot is not None  # a DONE shot has one; the purge ends the order first
@@ -66,18 +69,18 @@ def _archive(order: Order, shots: list[Shot], now: datetime) -> Iterator[bytes]:
     yield sink.take()
 
 
-class _Drain:
+class _Drain(io.RawIOBase):
     """A write-only, unseekable file: ZipFile then writes sizes after the data instead of going back."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
 
-    def write(self, data: bytes) -> int:
-        self._pieces.append(bytes(data))
-        return len(data)
+    def writable(self) -> bool:
+        return True
 
-    def flush(self) -> None:
-        """ZipFile calls this; there is nothing to flush."""
+    def write(self, data: Buffer) -> int:
+        self._pieces.append(bytes(data))
+        return len(self._pieces[-1])
 
     def take(self) -> bytes:
         """What was written since the last call."""

@@ -12,14 +12,14 @@ from django.db import transaction
 
 from headshots.exceptions import NotFound
 from headshots.models import LIVE_STATES, Order, OrderKey, StoredObject
-from headshots.vault.blobs import BlobMissing, BlobStore, DiskBlobStore
+from headshots.vault.blobs import BlobStore, DiskBlobStore
 from headshots.vault.cache import OrderKeys
 from headshots.vault.envelope import Kind, ObjectName, Role, open_object, role_of, seal_object
-from headshots.vault.errors import Unreadable
-from headshots.vault.keys import EpochStore, FileEpochStore, RootRing, new_order_key
+from headshots.vault.errors import BlobMissing, Unreadable
+from headshots.vault.keys import FileEpochStore, RootRing, new_order_key
 
 
-def epochs() -> EpochStore:
+def epochs() -> FileEpochStore:
     """The epoch store the settings name."""
     return _file_epochs(settings.DATA / "keys" / "epochs.sqlite3", settings.ROOT_KEYS)
 
@@ -40,7 +40,7 @@ def drop_expired_keys() -> None:
 
 
 @cache
-def _order_keys(store: EpochStore) -> OrderKeys:
+def _order_keys(store: FileEpochStore) -> OrderKeys:
     return OrderKeys(store)
 
 
@@ -76,7 +76,7 @@ def intend(order: Order, kind: Kind, index: int, now: datetime) -> StoredObject:
 
 
 def put(stored: StoredObject, plaintext: bytes, now: datetime) -> None:
-    """Seal and write the object of an intended row; fills the row's size and hash, which the caller saves."""
+    """Seal and write the object of an intended row; fills its size and hash, which the caller saves."""
     with _order_key(stored.order, role_of(Kind(stored.kind)), now) as key:
         sealed = seal_object(key, name_of(stored), plaintext)
     blobs().put(name_of(stored).blob_name, sealed)
@@ -92,7 +92,7 @@ def mark_stored(stored: StoredObject) -> None:
 
 
 def read(stored: StoredObject, now: datetime) -> bytes:
-    """The plaintext of a stored object. Raises NotFound when the order expired, was fenced, or is unreadable."""
+    """The plaintext of a stored object. Raises NotFound when the order is not live, or it is unreadable."""
     try:
         sealed = blobs().get(name_of(stored).blob_name)
         with _order_key(stored.order, role_of(Kind(stored.kind)), now) as key:

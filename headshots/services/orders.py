@@ -133,7 +133,7 @@ def seeds_of(order: Order, style_version_id: int, index: int) -> tuple[int, ...]
 
 
 def find(order_id: uuid.UUID, token: str, now: datetime) -> Order:
-    """The live order that `token` opens. Raises NotFound, the same for unknown, foreign, expired and deleted."""
+    """The live order that `token` opens. Raises NotFound, the same for unknown, foreign, expired, deleted."""
     if not is_well_formed(token):
         raise NotFound
     order = Order.objects.live(now).filter(token_sha256=token_digest(token)).first()
@@ -197,7 +197,7 @@ def finish(order_id: uuid.UUID, now: datetime) -> None:
 
 @transaction.atomic
 def retry_failed(order: Order, *, actor: str, now: datetime) -> int:
-    """Staff: give failed shots three fresh attempts. The count of shots revived; 0 once they were refunded."""
+    """Staff: give failed shots three fresh attempts. The count of shots revived; 0 once money went back."""
     if payments.is_refunded(order):
         return 0
     if (

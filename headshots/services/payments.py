@@ -1,7 +1,7 @@
 """Money: what an order costs, the event that says it was paid, and what goes back by itself.
 
-The embedded provider is a test: its page says TEST, and no card exists. Whatever the provider, an order starts
-from a verified event and never from the browser coming back.
+The embedded provider is a test: its page says TEST, and no card exists. Whatever the provider, an order
+starts from a verified event and never from the browser coming back.
 """
 
 import uuid

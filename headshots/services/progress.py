@@ -3,7 +3,7 @@
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 from django.db.models import Sum
 
@@ -21,7 +21,7 @@ class ShotView:
     index: int
     style: str
     style_name: str
-    state: str
+    state: Literal["waiting", "rendering", "done", "failed"]
     width: int | None
     height: int | None
 
@@ -57,7 +57,7 @@ class OrderView:
         return 100 * (self.done + self.failed) // self.headshots
 
 
-_SHOT_STATES: Final = {
+_SHOT_STATES: Final[dict[ShotState, Literal["waiting", "rendering", "done", "failed"]]] = {
     ShotState.PENDING: "waiting",
     ShotState.LEASED: "rendering",
     ShotState.DONE: "done",

@@ -1,10 +1,11 @@
-"""Deletion: fence, shred, sweep, look, look again, scrub, receipt. Needs the database and the store, nothing else.
+"""Deletion: fence, shred, sweep, look, look again, scrub, receipt. Needs only the database and the store.
 
-Each step may be repeated and each has its own timestamp. What begins with the shredding of the keys is already
+Each step may be repeated and each has its own timestamp. Once the keys are shredded, everything is already
 unreadable; what follows removes the noise, and proves it.
 """
 
 import logging
+import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -66,7 +67,7 @@ def request(order: Order, *, actor: str, now: datetime) -> str:
 
 
 def begin(order: Order, *, reason: str, now: datetime) -> bool:
-    """P0, fence: from this commit on nothing of the order can be read, claimed or written. False if begun before."""
+    """P0, fence: from this commit on nothing can be read, claimed or written. False if begun before."""
     with transaction.atomic():
         leased_until = Shot.objects.filter(order=order, state=ShotState.LEASED).aggregate(
             last=Max("lease_until")
@@ -103,7 +104,7 @@ def run(now: datetime, *, limit: int = 1000) -> Tally:
     return Tally(begun, purged, waiting, failed, len(destroyed))
 
 
-def _advance_safely(order_id: object, now: datetime) -> str | None:
+def _advance_safely(order_id: uuid.UUID, now: datetime) -> str | None:
     """Take one order as far as it goes; None when a step failed, which is then tried again after a pause."""
     try:
         return advance(Order.objects.get(pk=order_id), now)
@@ -187,15 +188,15 @@ def _scrub_and_receipt(order: Order, now: datetime) -> str:
 
 
 def _receipt_of(order: Order, kinds: list[int], digest: str) -> receipts.Receipt:
-    assert order.shredded_at and order.swept_at and order.absent_at and order.absent_again_at
+    shredded_at, swept_at = _known(order.shredded_at), _known(order.swept_at)
     return receipts.Receipt(
         receipt_id=order.receipt_id,
         origin=settings.SITE_URL.partition("://")[2],
         first_photo=order.created_at,
-        selfie_key_destroyed=order.shredded_at,
-        result_key_destroyed=order.shredded_at,
-        objects_deleted=order.swept_at,
-        absent_verified=(order.absent_at, order.absent_again_at),
+        selfie_key_destroyed=shredded_at,
+        result_key_destroyed=shredded_at,
+        objects_deleted=swept_at,
+        absent_verified=(_known(order.absent_at), _known(order.absent_again_at)),
         epoch_key_gone_by=order.not_after,
         reason=REASONS[order.purge_reason],
         selfies=kinds.count(Kind.SELFIE),
@@ -203,6 +204,12 @@ def _receipt_of(order: Order, kinds: list[int], digest: str) -> receipts.Receipt
         previews=kinds.count(Kind.PREVIEW),
         ciphertexts=digest,
     )
+
+
+def _known(at: datetime | None) -> datetime:
+    if at is None:
+        raise RuntimeError("a receipt was asked for before its steps were done")
+    return at
 
 
 def find_deletion(receipt_id: str) -> tuple[Order, Receipt | None]:

@@ -30,14 +30,12 @@ RECEIPT_SECONDS: Final = 60
 
 class Command(BaseCommand):
     help = (
-        "Show the whole service: start the site, a worker and the purge, post a selfie to the API, wait for the "
-        "portraits, save them with a contact sheet, delete the order and print its receipt."
+        "Show the whole service: start the site, a worker and the purge, post a selfie to the API, wait for "
+        "the portraits, save them with a contact sheet, delete the order and print its receipt."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument(
-            "selfie", type=Path, nargs="?", help="your photo; default: a public-domain NASA portrait"
-        )
+        parser.add_argument("selfie", type=Path, nargs="?", help="your photo; default: a NASA portrait")
         parser.add_argument("--tier", choices=sorted(TIERS), default="free", help="default free")
         parser.add_argument(
             "--style", action="append", default=[], help="a style of the tier; repeat for several"
@@ -51,7 +49,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="one machine-readable line for each event")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.console = Console(file=self.stderr, quiet=options["json"], highlight=False)
+        self.console = Console(stderr=True, quiet=options["json"], highlight=False)
         self.as_json = options["json"]
         selfie = _selfie(options["selfie"])
         try:

@@ -12,8 +12,8 @@ from headshots.services import purge
 
 class Command(BaseCommand):
     help = (
-        "Delete every order that is due: shred its keys, delete its objects, check that nothing is left, write the "
-        "receipt. Needs only the database and the store. Exit code 1 when an order could not be deleted."
+        "Delete every order that is due: shred its keys, delete its objects, check that nothing is left, "
+        "write the receipt. Needs only the database and the store. Exit code 1 when one could not be deleted."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -26,8 +26,9 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps({**asdict(tally), "objects_left": left}))
         else:
             self.stdout.write(
-                f"{tally.begun} orders begun, {tally.purged} purged, {tally.waiting} waiting for their second look, "
-                f"{tally.failed} failed; {tally.epoch_keys_destroyed} epoch keys destroyed; {left} objects left"
+                f"{tally.begun} orders begun, {tally.purged} purged, {tally.waiting} waiting for their "
+                f"second look, {tally.failed} failed; {tally.epoch_keys_destroyed} epoch keys destroyed; "
+                f"{left} objects left"
             )
         if tally.failed:
             raise CommandError(
