@@ -33,7 +33,7 @@ def _configure() -> None:
     folder = str(settings.DATA / "queue")
     is_embedded = not settings.BROKER_URL
     app.conf.update(
-        broker_url=settings.BROKER_URL or "filesystem://",
+        broker_url=settings.BROKER_URL or "filesystem://localhost",
         broker_transport_options=(
             {
                 "data_folder_in": folder,

@@ -41,7 +41,9 @@ class Canvas:
         share = (self.y / self.y.max())[..., None]
         self.light = ((1 - share) * linear(top) + share * linear(bottom)).astype(np.float32)
 
-    def rectangle(self, left: float, top: float, right: float, bottom: float, colour: Colour, gain: float = 1) -> None:
+    def rectangle(
+        self, left: float, top: float, right: float, bottom: float, colour: Colour, gain: float = 1
+    ) -> None:
         """Covers a rectangle; `gain` above 1 makes it a source of light."""
         corners = self._pixels(left, top), self._pixels(right, bottom)
         cv2.rectangle(self.light, *corners, self._value(colour, gain), -1)

@@ -84,7 +84,7 @@ class Cutout:
 
 
 def frame(portrait: Pixels, face: Face, framing: str) -> Framing:
-    """The framing of that name; closer, lower or aside where the person would otherwise end inside the canvas.
+    """The framing of that name; closer, lower or aside where the person would else end inside the canvas.
 
     Shoulders reach both sides of every framing, so the photo has to cover the canvas to the left, to the
     right and below. Above it need not: there is only background.
@@ -109,7 +109,7 @@ def frame(portrait: Pixels, face: Face, framing: str) -> Framing:
 
 
 def frame_inside(portrait: Pixels, face: Face, framing: str) -> Framing:
-    """The nearest framing that needs no pixel from outside the photo: for pictures that keep their background."""
+    """The nearest framing that needs no pixel from outside the photo, for pictures that keep theirs."""
     height, width = portrait.shape[:2]
     wanted = frame(portrait, face, framing)
     scale = max(wanted.scale, WIDTH / width, HEIGHT / height)
@@ -138,7 +138,9 @@ def segment(portrait: Pixels, face: Face) -> Segment:
     framed, on_canvas = warp(portrait, placed), placed.moved(face)
     small = cv2.resize(framed, None, fx=_SEED_SCALE, fy=_SEED_SCALE, interpolation=cv2.INTER_AREA)
     mask = _seeds(small.shape[:2], on_canvas)
-    inside = cv2.resize(_inside(portrait, placed), (small.shape[1], small.shape[0]), interpolation=cv2.INTER_NEAREST)
+    inside = cv2.resize(
+        _inside(portrait, placed), (small.shape[1], small.shape[0]), interpolation=cv2.INTER_NEAREST
+    )
     mask[inside == 0] = cv2.GC_BGD
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(1)  # GrabCut starts from k-means
@@ -154,7 +156,7 @@ def cut_out(portrait: Pixels, face: Face, framing: str, segment: Segment) -> Cut
     inside = _inside(portrait, placed) > 0
     matte = _matte(framed, _mask_on(placed, segment))
     matte[~inside] = 0
-    colours = _own_colours(framed.astype(np.float32) / 255, matte)
+    colours = _own_colours(_f32(framed) / np.float32(255), matte)
     doubt = _doubt(matte, inside, on_canvas)
     return Cutout(colours=colours, matte=matte, face=on_canvas, doubt=doubt)
 
@@ -201,7 +203,8 @@ def _seeds(shape: tuple[int, ...], face: Face) -> NDArray[np.uint8]:
     end = max((height - y) / box, 0.9)
     polygon(
         cv2.GC_PR_FGD,
-        (-0.45, 0.45), (0.45, 0.45), (0.6, 0.72), (1.25, 0.98), (1.6, end), (-1.6, end), (-1.25, 0.98), (-0.6, 0.72),
+        (-0.45, 0.45), (0.45, 0.45), (0.6, 0.72), (1.25, 0.98),
+        (1.6, end), (-1.6, end), (-1.25, 0.98), (-0.6, 0.72),
     )  # fmt: skip
     ellipse(cv2.GC_PR_FGD, 0.72, 0.88, -0.06)
     sky = round(y - 1.05 * box)
@@ -211,7 +214,17 @@ def _seeds(shape: tuple[int, ...], face: Face) -> NDArray[np.uint8]:
     mask[:chin, : max(2, round(x - beside))] = cv2.GC_BGD
     mask[:chin, min(width - 2, round(x + beside)) :] = cv2.GC_BGD
     ellipse(cv2.GC_FGD, 0.36, 0.52, 0.02)
-    polygon(cv2.GC_FGD, (-0.2, 0.4), (0.2, 0.4), (0.28, 0.75), (0.7, 1.25), (0.8, end), (-0.8, end), (-0.7, 1.25), (-0.28, 0.75))
+    polygon(
+        cv2.GC_FGD,
+        (-0.2, 0.4),
+        (0.2, 0.4),
+        (0.28, 0.75),
+        (0.7, 1.25),
+        (0.8, end),
+        (-0.8, end),
+        (-0.7, 1.25),
+        (-0.28, 0.75),
+    )
     return mask
 
 
@@ -236,10 +249,12 @@ def _tidy(person: NDArray[np.uint8], face: Face) -> NDArray[np.uint8]:
 def _matte(framed: Pixels, soft: Plane) -> Plane:
     """Soft at the hair, hard at the shoulders, as the photo itself shows the edge."""
     guide = framed.astype(np.float32) / 255
-    fitted = guided_filter(cv2.cvtColor(guide, cv2.COLOR_RGB2GRAY), soft, 10, 1e-4)
+    fitted = guided_filter(_f32(cv2.cvtColor(guide, cv2.COLOR_RGB2GRAY)), soft, 10, 1e-4)
     stretched = _f32(np.clip((fitted - 0.2) / 0.72, 0, 1))
     inner = cv2.erode(stretched, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
-    return _f32(cv2.GaussianBlur(inner, (0, 0), 0.9))  # cameras sharpen: a pale line follows dark hair outside
+    return _f32(
+        cv2.GaussianBlur(inner, (0, 0), 0.9)
+    )  # cameras sharpen: a pale line follows dark hair outside
 
 
 def guided_filter(guide: Plane, signal: Plane, radius: int, epsilon: float) -> Plane:

@@ -8,7 +8,7 @@ import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -110,14 +110,14 @@ def sharpness(gray: _Gray) -> float:
     return float(cv2.Laplacian(smooth, cv2.CV_32F).var()) / contrast**2
 
 
-def _as_gray(picture: NDArray[np.generic]) -> _Gray:
+def _as_gray(picture: NDArray[Any]) -> _Gray:
     gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) if picture.ndim == 3 else picture
     return np.ascontiguousarray(gray, dtype=np.uint8)
 
 
 @cache
 def _cascade(name: str) -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"haarcascade_{name}.xml"))
+    return cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / f"haarcascade_{name}.xml"))
 
 
 def _confirmed(gray: _Gray, degrees: float) -> list[Face]:

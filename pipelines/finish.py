@@ -36,7 +36,7 @@ class Finished(NamedTuple):
 
 
 def finish(pixels: Pixels, *, output: OutputSpec, marks: tuple[str, ...]) -> Finished:
-    """The picture with its long edge at exactly `output.long_edge`, marked, as JPEG q93 4:4:4, and a thumbnail.
+    """The picture with its long edge at exactly `output.long_edge`, marked, as JPEG (q93, 4:4:4), and small.
 
     `marks` are words for a small plate in the lower right corner. The thumbnail (448 px wide) is made of the
     marked picture.
@@ -59,7 +59,7 @@ def finish(pixels: Pixels, *, output: OutputSpec, marks: tuple[str, ...]) -> Fin
 
 
 def enlarge(pixels: Pixels, long_edge: int) -> Pixels:
-    """The picture with its long edge at exactly this many pixels; enlarged ones are sharpened and regrained."""
+    """The picture with its long edge at exactly this many pixels; enlarged, it is sharpened and grained."""
     height, width = pixels.shape[:2]
     scale = long_edge / max(height, width)
     if scale == 1:
@@ -90,7 +90,7 @@ def _watermarked(picture: Pixels) -> Pixels:
 
 @lru_cache(maxsize=4)
 def _watermark(height: int, width: int) -> tuple[_Mask, _Mask]:
-    """Letters and their dark outline, tiled diagonally: some of every line stays in any 80 % of the picture."""
+    """Letters and their dark outline, tiled diagonally: any 80 % of the picture keeps whole words."""
     size = round(height * 0.034)
     font = ImageFont.load_default(size)
     step_x = round(font.getlength(WATERMARK) + 2.2 * size)
@@ -125,7 +125,9 @@ def _plate(height: int, width: int, text: str) -> tuple[_Mask, _Mask]:
     start = (corner[0] - (right - left) - 2 * padding, corner[1] - (bottom - top) - 1.5 * padding)
     plate, letters = Image.new("L", (width, height)), Image.new("L", (width, height))
     ImageDraw.Draw(plate).rounded_rectangle((*start, *corner), radius=size * 0.35, fill=255)
-    ImageDraw.Draw(letters).text((start[0] + padding - left, start[1] + 0.75 * padding - top), text, 255, font)
+    ImageDraw.Draw(letters).text(
+        (start[0] + padding - left, start[1] + 0.75 * padding - top), text, 255, font
+    )
     return np.asarray(plate), np.asarray(letters)
 
 

@@ -78,7 +78,7 @@ def decode_jpeg(data: bytes) -> "Pixels":
 
 
 def encode_jpeg(pixels: "Pixels", quality: int) -> bytes:
-    """The picture as a 4:4:4 JPEG with a 0.6 kB sRGB profile and no other metadata; equal input, equal bytes."""
+    """The picture as a 4:4:4 JPEG with a 0.6 kB sRGB profile and no other metadata; equal in, equal out."""
     out = io.BytesIO()
     Image.fromarray(pixels, "RGB").save(
         out, "JPEG", quality=quality, subsampling=0, icc_profile=_srgb_profile()
@@ -110,14 +110,18 @@ def _check_header(image: Image.Image, raw: bytes) -> None:
     if long > short * MAX_ASPECT:
         raise Refused("odd_shape")
     if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
-        raise Refused("animated_image")  # a JPEG with more pictures (MPO) is a phone's: its first one is meant
+        raise Refused(
+            "animated_image"
+        )  # a JPEG with more pictures (MPO) is a phone's: its first one is meant
     if image.format not in ("PNG", "WEBP") and raw.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise Refused("truncated_image")
 
 
 def _code_of(error: Exception) -> str:
     is_bomb = isinstance(error, Image.DecompressionBombError)
-    is_chunk_bomb = isinstance(error, ValueError) and "too large" in str(error)  # Pillow's text and ICC limits
+    is_chunk_bomb = isinstance(error, ValueError) and "too large" in str(
+        error
+    )  # Pillow's text and ICC limits
     return "too_many_pixels" if is_bomb or is_chunk_bomb else "truncated_image"
 
 

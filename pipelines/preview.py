@@ -20,7 +20,17 @@ from pipelines.presets import HEIGHT, WIDTH
 from pipelines.quality import assess_headshot
 from pipelines.relight import Plane, compose, keep_background, look_of
 from pipelines.scenes import scene_of
-from pipelines.types import Cancelled, FailedShot, Face, FinishedShot, Pixels, QualityReport, ShotRequest, Sink, Source
+from pipelines.types import (
+    Cancelled,
+    Face,
+    FailedShot,
+    FinishedShot,
+    Pixels,
+    QualityReport,
+    ShotRequest,
+    Sink,
+    Source,
+)
 
 MARK: Final = "PREVIEW"
 _MAX_PEOPLE: Final = 2  # kept at once: 16 MB a person and framing
@@ -121,7 +131,7 @@ def _candidate(request: ShotRequest, person: _Person, seed: int) -> tuple[Pixels
     cutout = person.cutout(request.preset.framing)
     if cutout.doubt:
         placed = frame_inside(person.portrait, person.face, request.preset.framing)
-        framed = warp(person.portrait, placed).astype(np.float32) / 255
+        framed = warp(person.portrait, placed).astype(np.float32) / np.float32(255)
         picture = _as_pixels(keep_background(framed, placed.moved(person.face), look, seed))
         return picture, assess_headshot(picture)
     varied = _varied(cutout, seed)

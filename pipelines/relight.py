@@ -83,9 +83,13 @@ def _surely_person(face: Face, width: int, height: int) -> Plane:
     mask = np.zeros((height, width), np.float32)
     box = face.height / 4
     x, y = (face.left + face.width / 2) / 4, (face.top + face.height / 2) / 4
-    cv2.ellipse(mask, (round(x), round(y - 0.08 * box)), (round(0.72 * box), round(0.95 * box)), 0, 0, 360, 1.0, -1)
+    cv2.ellipse(
+        mask, (round(x), round(y - 0.08 * box)), (round(0.72 * box), round(0.95 * box)), 0, 0, 360, 1.0, -1
+    )
     shoulders = [(-0.5, 0.5), (0.5, 0.5), (1.5, 1.05), (1.7, 3), (-1.7, 3), (-1.5, 1.05)]
-    corners = np.array([(round(x + across * box), round(y + down * box)) for across, down in shoulders], np.int32)
+    corners = np.array(
+        [(round(x + across * box), round(y + down * box)) for across, down in shoulders], np.int32
+    )
     cv2.fillPoly(mask, [corners], 1.0)
     return np.asarray(cv2.GaussianBlur(mask, (0, 0), 0.16 * box), dtype=np.float32)
 

@@ -34,17 +34,26 @@ def wood_office(canvas: Canvas) -> None:
     for left in np.arange(start, 1.1, step):
         for top, bottom in ((-0.1, 0.52), (0.58, 1.4)):
             canvas.rectangle(left, top, left + step - 0.03, bottom, (0.33, 0.205, 0.125))
-            canvas.rectangle(left + 0.022, top + 0.022, left + step - 0.052, bottom - 0.022, (0.225, 0.135, 0.085))
+            canvas.rectangle(
+                left + 0.022, top + 0.022, left + step - 0.052, bottom - 0.022, (0.225, 0.135, 0.085)
+            )
         canvas.rectangle(left - 0.012, -0.1, left, 1.4, (0.10, 0.06, 0.04))
     canvas.mottle(9, 0.12)
     canvas.glow(0.05, 0.35, 0.33, (0.95, 0.66, 0.36), 0.32)
     canvas.rectangle(0.8, 0.6, 1.1, 1.4, (0.09, 0.06, 0.05))
     for _ in range(7):
         left = float(rng.uniform(0.8, 1.0))
-        canvas.rectangle(left, float(rng.uniform(0.45, 0.53)), left + 0.03, 0.6, _vary(rng, (0.45, 0.28, 0.18), 0.14))
+        canvas.rectangle(
+            left, float(rng.uniform(0.45, 0.53)), left + 0.03, 0.6, _vary(rng, (0.45, 0.28, 0.18), 0.14)
+        )
     lamp_x, lamp_y = float(rng.uniform(0.07, 0.16)), float(rng.uniform(0.34, 0.46))
     canvas.polygon(
-        [(lamp_x - 0.05, lamp_y), (lamp_x + 0.05, lamp_y), (lamp_x + 0.09, lamp_y + 0.13), (lamp_x - 0.09, lamp_y + 0.13)],
+        [
+            (lamp_x - 0.05, lamp_y),
+            (lamp_x + 0.05, lamp_y),
+            (lamp_x + 0.09, lamp_y + 0.13),
+            (lamp_x - 0.09, lamp_y + 0.13),
+        ],
         (1.0, 0.80, 0.52),
         2.2,
     )
@@ -87,12 +96,19 @@ def glass_office(canvas: Canvas) -> None:
         left, right = 0.66 - 0.72 * far, 0.66 - 0.60 * far
         top, bottom = horizon - 0.62 * far, horizon + 0.10 * far
         canvas.rectangle(left, top, left + (right - left) * 0.82, bottom, (0.80, 0.89, 0.97), 1.15)
-        canvas.rectangle(left, top + (bottom - top) * 0.62, left + (right - left) * 0.82, bottom, (0.52, 0.63, 0.70))
+        canvas.rectangle(
+            left, top + (bottom - top) * 0.62, left + (right - left) * 0.82, bottom, (0.52, 0.63, 0.70)
+        )
     for index in range(5):
         far = 0.72**index
         y = horizon - 0.62 * far
         canvas.polygon(
-            [(0.66 + 0.02 * far, y), (0.66 + 0.42 * far, y), (0.66 + 0.40 * far, y + 0.03 * far), (0.66 + 0.03 * far, y + 0.03 * far)],
+            [
+                (0.66 + 0.02 * far, y),
+                (0.66 + 0.42 * far, y),
+                (0.66 + 0.40 * far, y + 0.03 * far),
+                (0.66 + 0.03 * far, y + 0.03 * far),
+            ],
             (0.94, 0.98, 1.0),
             2.6,
         )
@@ -127,7 +143,9 @@ def library(canvas: Canvas) -> None:
             if rng.random() > 0.07:
                 canvas.rectangle(left, top + gap, left + width - 0.003, top + row - 0.022, colour)
             if rng.random() < 0.3:
-                canvas.rectangle(left, top + gap + 0.03, left + width - 0.003, top + gap + 0.04, (0.72, 0.58, 0.32))
+                canvas.rectangle(
+                    left, top + gap + 0.03, left + width - 0.003, top + gap + 0.04, (0.72, 0.58, 0.32)
+                )
             left += width
         canvas.rectangle(-0.1, top + row - 0.022, 1.1, top + row, (0.36, 0.235, 0.14))
         canvas.rectangle(-0.1, top, 1.1, top + 0.018, (0.07, 0.045, 0.03))
@@ -184,7 +202,13 @@ def brick_cafe(canvas: Canvas) -> None:
     canvas.rectangle(0.7, 0.92, 1.1, 0.96, (0.36, 0.23, 0.13))
     for _ in range(6):
         left = float(rng.uniform(0.72, 1.0))
-        canvas.rectangle(left, 0.92 - float(rng.uniform(0.05, 0.1)), left + 0.05, 0.92, _vary(rng, (0.62, 0.56, 0.45), 0.15))
+        canvas.rectangle(
+            left,
+            0.92 - float(rng.uniform(0.05, 0.1)),
+            left + 0.05,
+            0.92,
+            _vary(rng, (0.62, 0.56, 0.45), 0.15),
+        )
     for x, y in ((0.76, 0.14), (0.9, 0.23), (0.64, 0.05)):
         at = x + float(rng.uniform(-0.04, 0.04)), y + float(rng.uniform(-0.04, 0.04))
         canvas.rectangle(at[0] - 0.003, -0.1, at[0] + 0.003, at[1], (0.12, 0.09, 0.07))
@@ -210,7 +234,9 @@ def foliage(canvas: Canvas) -> None:
         for _ in range(count):
             x, y = float(rng.uniform(-0.05, 1.05)), float(rng.uniform(0.0, 1.0)) ** 0.8 * 1.3
             gold = max(0.0, 1 - float(np.hypot(x - 0.1, y - 0.3)) / 0.62)
-            tint = _vary(rng, (colour[0] + 0.42 * gold, colour[1] + 0.27 * gold, colour[2] + 0.05 * gold), 0.05)
+            tint = _vary(
+                rng, (colour[0] + 0.42 * gold, colour[1] + 0.27 * gold, colour[2] + 0.05 * gold), 0.05
+            )
             length = size * float(rng.uniform(0.5, 1.3))
             canvas.ellipse(x, y, (length, length * 0.45), float(rng.uniform(0, 180)), tint)
     canvas.blur(0.016)
@@ -245,10 +271,16 @@ def _vary(rng: np.random.Generator, colour: Colour, by: float) -> Colour:
 
 
 def _points_of_light(
-    canvas: Canvas, count: int, box: tuple[float, float, float, float], colour: Colour, gains: tuple[float, float]
+    canvas: Canvas,
+    count: int,
+    box: tuple[float, float, float, float],
+    colour: Colour,
+    gains: tuple[float, float],
 ) -> None:
     """Small lamps or gaps of sky inside (left, top, right, bottom); the blur makes discs of them."""
     rng = canvas.rng
     for _ in range(count):
         x, y = float(rng.uniform(box[0], box[2])), float(rng.uniform(box[1], box[3]))
-        canvas.disc(x, y, float(rng.uniform(0.003, 0.007)), _vary(rng, colour, 0.06), float(rng.uniform(*gains)))
+        canvas.disc(
+            x, y, float(rng.uniform(0.003, 0.007)), _vary(rng, colour, 0.06), float(rng.uniform(*gains))
+        )

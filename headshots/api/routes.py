@@ -184,7 +184,7 @@ def delete_order(request: HttpRequest, order_id: uuid.UUID) -> tuple[int, Deleti
 
 @api.get("/receipts/{receipt_id}", response={200: ReceiptOut, 404: ErrorOut}, summary="A deletion's receipt")
 def show_receipt(request: HttpRequest, receipt_id: str) -> ReceiptOut:
-    order, receipt = purge.find_deletion(receipt_id)
+    order, receipt = purge.find_deletion(receipt_id, timezone.now())
     return ReceiptOut(
         id=order.receipt_id,
         state="purged" if receipt else "purging",

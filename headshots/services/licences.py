@@ -4,7 +4,7 @@ from typing import Final
 
 from headshots.models import Order
 
-_TERMS: Final = {
+TERMS: Final = {
     "free": (
         "Personal, non-commercial licence",
         "You may use, copy and show these pictures for yourself: in private, in social networks and in "
@@ -21,7 +21,7 @@ _TERMS: Final = {
 
 def licence_terms(tier_slug: str) -> tuple[str, str]:
     """Title and terms of a tier's licence."""
-    return _TERMS[tier_slug]
+    return TERMS[tier_slug]
 
 
 def licence_text(order: Order) -> str:

@@ -10,7 +10,7 @@ from headshots.exceptions import NotFound, Refusal
 from headshots.models import Order, Selfie
 from headshots.services import objects
 from headshots.vault.envelope import Kind
-from pipelines.errors import Refused
+from pipelines.errors import Refused, Retryable
 from pipelines.sandbox import clean_portrait_in_sandbox
 
 MAX_BYTES: Final = 25 * 1024 * 1024
@@ -24,6 +24,8 @@ def clean(raw: bytes) -> bytes:
         return clean_portrait_in_sandbox(raw)
     except Refused as error:
         raise Refusal(error.code) from None
+    except Retryable as error:  # no process could be started: it is not the photo's fault
+        raise Refusal("busy") from error
 
 
 def store_selfie(order: Order, clean_jpeg: bytes, now: datetime) -> None:

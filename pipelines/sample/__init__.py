@@ -10,7 +10,12 @@ CAMERA: Final = "SampleCam 3000"
 ENLARGEMENT: Final = 2  # the picture's eyes are 44 px apart, faces.MIN_EYE_DISTANCE is 60
 
 _MAKE, _ORIENTATION, _GPS = 0x010F, 0x0112, 0x8825  # EXIF 2.32, tables 4 and 6
-_GPS_POSITION: Final = {1: "N", 2: (28.0, 34.0, 23.0), 3: "W", 4: (80.0, 39.0, 3.0)}  # a launch pad in Florida
+_GPS_POSITION: Final = {
+    1: "N",
+    2: (28.0, 34.0, 23.0),
+    3: "W",
+    4: (80.0, 39.0, 3.0),
+}  # a launch pad in Florida
 
 
 def sample_selfie() -> bytes:

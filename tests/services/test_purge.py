@@ -45,11 +45,11 @@ def test_delete_now_shreds_keys_and_objects_before_it_answers(placed: Placed, no
 
 def test_the_receipt_follows_the_second_look(placed: Placed, now: datetime) -> None:
     receipt_id = purge.request(placed.order, actor="customer", now=now)
-    assert purge.find_deletion(receipt_id)[1] is None
+    assert purge.find_deletion(receipt_id, now)[1] is None
 
     purge.run(now + timedelta(seconds=1))
 
-    order, receipt = purge.find_deletion(receipt_id)
+    order, receipt = purge.find_deletion(receipt_id, now)
     assert order.state == OrderState.PURGED
     assert receipt is not None
     read = receipts.parse_receipt(receipt.text)
@@ -160,6 +160,15 @@ def test_a_store_that_only_says_it_deleted_gets_no_receipt(
     assert Order.objects.get().state == OrderState.PURGING
 
 
+def test_who_watches_the_receipt_page_sees_the_second_look_when_it_is_due(placed: Placed, now: datetime) -> None:
+    receipt_id = purge.request(placed.order, actor="customer", now=now)
+
+    order, receipt = purge.find_deletion(receipt_id, now + timedelta(seconds=1))
+
+    assert order.state == OrderState.PURGED
+    assert receipt is not None
+
+
 def test_deleting_twice_is_one_deletion(placed: Placed, now: datetime, purge_all: Callable[[], None]) -> None:
     first = purge.request(placed.order, actor="customer", now=now)
     second = purge.request(placed.order, actor="customer", now=now)
@@ -204,7 +213,7 @@ def test_a_finished_order_leaves_no_picture_behind(
 def test_an_unknown_receipt_and_a_live_order_have_none(placed: Placed) -> None:
     for receipt_id in ("0000-0000-0000-0000", placed.order.receipt_id):
         with pytest.raises(Refusal, match="receipt_not_found"):
-            purge.find_deletion(receipt_id)
+            purge.find_deletion(receipt_id, timezone.now())
 
 
 def test_the_audit_log_is_append_only(placed: Placed) -> None:

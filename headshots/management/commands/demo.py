@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -159,10 +160,12 @@ def _service(console: Console) -> Iterator[SiteClient]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     client = SiteClient(f"http://localhost:{port}")
+    log = sys.stderr if settings.DEBUG else subprocess.DEVNULL
     with subprocess.Popen(
         [sys.executable, str(ROOT / "manage.py"), "dev", "--port", str(port)],
         env={**os.environ, "SITE_URL": client.base_url},
-        stderr=None if os.environ.get("HEADSHOTS_DEBUG") else subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
     ) as service:
         try:
             with console.status("Starting the site, the workers and the purge"):

@@ -37,15 +37,17 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--port", type=int, default=settings.ENVIRONMENT.port, help="port of the site")
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-        parser.add_argument(
-            "--no-worker", action="store_true", help="the site alone: orders wait for a worker"
-        )
+        alone = parser.add_mutually_exclusive_group()
+        alone.add_argument("--no-worker", action="store_true", help="the site alone: orders wait for a worker")
+        alone.add_argument("--no-web", action="store_true", help="the workers, scheduler and purge alone")
 
     def handle(self, *args: Any, **options: Any) -> None:
         call_command("migrate", verbosity=0)
         call_command("seed_styles", stdout=self.stderr)
         os.environ.setdefault("SITE_URL", f"http://localhost:{options['port']}")
-        children = [Child("web", _web(options["host"], options["port"]))]
+        children = []
+        if not options["no_web"]:
+            children.append(Child("web", _web(options["host"], options["port"])))
         if not options["no_worker"]:
             children += [
                 Child("cpu", [*_celery("cpu", processes=1), "--beat"]),
@@ -81,6 +83,11 @@ def _celery(queue: str, *, processes: int) -> list[str]:
     ]
 
 
+def _environment() -> dict[str, str]:
+    """Celery warns a superuser of pickle, which we do not accept; the warning would only frighten."""
+    return {**os.environ, "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges"}
+
+
 def _supervise(children: list[Child], say: Any) -> None:
     """Keep the children running until a signal, then stop them all, gently first."""
     stopping = False
@@ -110,7 +117,7 @@ def _supervise(children: list[Child], say: Any) -> None:
 def _keep_running(child: Child, say: Any) -> None:
     if child.process is None:
         if time.monotonic() - child.ended_at >= RESTART_PAUSE_SECONDS:
-            child.process = subprocess.Popen(child.command, start_new_session=True)
+            child.process = subprocess.Popen(child.command, env=_environment(), start_new_session=True)
     elif (code := child.process.poll()) is not None:
         _signal(child, signal.SIGKILL)  # what the dead parent left behind
         say(f"{child.name} ended with code {code}; starting it again")

@@ -1,0 +1,78 @@
+"""The real service in a test: site, workers, scheduler and purge as processes, on a data folder of their own."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from headshots.env import ROOT
+from headshots.management.site_client import SiteClient
+
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running part of the service, and a customer of its site."""
+
+    process: "subprocess.Popen[bytes]"
+    client: SiteClient
+
+    def children(self, words: str) -> list[int]:
+        """The ids of the processes below this one whose command line holds `words`."""
+        found = subprocess.run(
+            ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        rows = [line.split(None, 2) for line in found]
+        below = {self.process.pid}
+        for _ in range(4):  # supervisor, pool parent, pool child
+            below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
+        return [int(pid) for pid, _, args in rows if int(pid) in below and words in args]
+
+
+@contextmanager
+def running(data: Path, *options: str, **environment: str) -> Iterator[Service]:
+    """`manage.py dev` with `options`, ready to serve; stopped as an operator would stop it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    client = SiteClient(f"http://localhost:{port}")
+    started = {
+        **os.environ,
+        "HEADSHOTS_DATA": str(data),
+        "SITE_URL": client.base_url,
+        "PURGE_SETTLE_SECONDS": "0.2",
+        **environment,
+    }
+    command = [sys.executable, str(ROOT / "manage.py"), "dev", "--port", str(port), *options]
+    with (data.parent / "service.log").open("ab") as log:
+        process = subprocess.Popen(command, env=started, stdout=log, stderr=log)
+    try:
+        if "--no-web" not in options:
+            wait_for(client.is_ready, seconds=START_SECONDS)
+        yield Service(process, client)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
+    """Returns as soon as `condition()` is true; fails the test after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.05)
+
+
+def resident_megabytes(pid: int) -> float:
+    """Memory a process holds, as the kernel counts it."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) / 1024

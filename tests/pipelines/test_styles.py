@@ -1,0 +1,41 @@
+"""The eight styles as they are first stored."""
+
+import pytest
+
+from pipelines.presets import FRAMINGS
+from pipelines.relight import LOOKS
+from pipelines.scenes import SCENES, scene_of, studio
+from pipelines.styles import BUILTIN, BuiltinStyle
+
+SLUGS = ["corporate", "executive", "creative", "tech", "academic", "healthcare", "casual", "outdoor"]
+
+
+def test_there_are_exactly_eight_styles_each_with_a_place_and_a_look() -> None:
+    assert [style.preset.slug for style in BUILTIN] == SLUGS
+    assert list(SCENES) == SLUGS
+    assert list(LOOKS) == SLUGS
+
+
+def test_an_administrator_s_own_style_stands_before_studio_paper() -> None:
+    assert scene_of("night-club") is studio
+
+
+def test_the_numbers_vary_within_their_bounds() -> None:
+    presets = [style.preset for style in BUILTIN]
+
+    assert len({preset.guidance_scale for preset in presets}) == 8
+    assert {preset.framing for preset in presets} == set(FRAMINGS)
+    assert all(28 <= preset.num_inference_steps <= 36 for preset in presets)
+
+
+@pytest.mark.parametrize("style", BUILTIN, ids=SLUGS)
+def test_a_style_is_complete_and_fits_the_text_encoder(style: BuiltinStyle) -> None:
+    preset = style.preset
+
+    assert 20 <= len(preset.prompt.split()) <= 60
+    assert len(preset.negative_prompt.split()) <= 60
+    assert preset.controlnet_conditioning_scale == (0.65 if preset.guidance_scale >= 10 else 0.8)
+    assert "person" in preset.subject
+    assert "skin" in preset.subject
+    assert style.name.lower() == preset.slug
+    assert style.summary.endswith(".")
