@@ -88,7 +88,7 @@ class FailedShot:
 
 
 Source: TypeAlias = Callable[[int], Sequence[ShotRequest]]
-"""Called with the number of free slots whenever there are some; an empty answer with nothing in flight ends the run."""
+"""Called with the number of free slots; an empty answer with nothing in flight ends the run."""
 
 Sink: TypeAlias = Callable[[FinishedShot | FailedShot], None]
 """Takes each result as soon as it exists."""

@@ -1,4 +1,4 @@
-"""The real service in a test: site, workers, scheduler and purge as processes, on a data folder of their own."""
+"""The real service in a test: site, workers, scheduler and purge as processes on their own data folder."""
 
 import os
 import re
@@ -28,13 +28,20 @@ class Service:
     def children(self, words: str) -> list[int]:
         """The ids of the processes below this one whose command line holds `words`."""
         found = subprocess.run(
-            ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+            ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         ).stdout.splitlines()
         rows = [line.split(None, 2) for line in found]
         below = {self.process.pid}
         for _ in range(4):  # supervisor, pool parent, pool child
             below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
         return [int(pid) for pid, _, args in rows if int(pid) in below and words in args]
+
+    def kill(self, words: str) -> None:
+        """SIGKILL for every process whose command line holds `words`; there must be one."""
+        victims = self.children(words)
+        assert victims
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager

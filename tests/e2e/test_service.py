@@ -20,6 +20,8 @@ pytestmark = pytest.mark.slow
 
 SIGNATURES = (b"\xff\xd8\xff\xe0\x00\x10JFIF", b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n", b"RIFF")
 
+DELIVERED = "select count(*), count(distinct headshot_id) from headshots_shot where state = 'done'"
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -43,15 +45,7 @@ def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
 def demo(folder: Path, *options: str) -> list[dict[str, object]]:
     """The events of one run of the demo."""
     finished = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "manage.py"),
-            "demo",
-            "--json",
-            "--out",
-            str(folder.parent / "out"),
-            *options,
-        ],
+        [sys.executable, ROOT / "manage.py", "demo", "--json", "--out", folder.parent / "out", *options],
         env={**os.environ, "HEADSHOTS_DATA": str(folder)},
         capture_output=True,
         text=True,
@@ -102,15 +96,12 @@ def test_a_killed_worker_loses_nothing(folder: Path) -> None:
         order = service.client.place(sample_selfie(), tier="free")
         wait_for(lambda: service.client.order(order)["done"] >= 1, seconds=60)
 
-        for pid in service.children("--queues gpu"):
-            os.kill(pid, signal.SIGKILL)
+        service.kill("--queues gpu")
 
         final = [*service.client.watch(order, timeout_seconds=90)][-1]
 
     assert (final["state"], final["done"], final["failed"]) == ("ready", 3, 0)
-    assert rows(
-        folder, "select count(*), count(distinct headshot_id) from headshots_shot where state = 'done'"
-    ) == [(3, 3)]
+    assert rows(folder, DELIVERED) == [(3, 3)]
 
 
 def test_orders_wait_for_a_worker_and_each_shot_is_made_once(folder: Path) -> None:
@@ -131,9 +122,7 @@ def test_orders_wait_for_a_worker_and_each_shot_is_made_once(folder: Path) -> No
                 final = [*service.client.watch(order, timeout_seconds=200)][-1]
                 assert (final["state"], final["done"]) == ("ready", 3)
 
-    assert rows(
-        folder, "select count(*), count(distinct headshot_id) from headshots_shot where state = 'done'"
-    ) == [(60, 60)]
+    assert rows(folder, DELIVERED) == [(60, 60)]
     attempts = Counter(rows(folder, "select attempts from headshots_shot"))
     assert attempts == {(1,): 60}
 
@@ -154,8 +143,7 @@ def test_the_same_journey_runs_on_postgres_and_redis(folder: Path) -> None:
         assert [*service.client.watch(order, timeout_seconds=60)][-1]["state"] == "awaiting_payment"
         service.client.pay(order)
         wait_for(lambda: service.client.order(order)["done"] >= 2, seconds=60)
-        for pid in service.children("--queues gpu"):
-            os.kill(pid, signal.SIGKILL)
+        service.kill("--queues gpu")
         final = [*service.client.watch(order, timeout_seconds=300)][-1]
         assert (final["state"], final["done"], final["failed"]) == ("ready", 50, 0)
         assert {(shot["width"], shot["height"]) for shot in final["shots"]} == {(2987, 3840)}
@@ -170,8 +158,7 @@ def test_a_worker_that_stops_politely_gives_its_shots_back(folder: Path) -> None
     with running(folder, WORKER_PROCESSES="1") as service:
         order = service.client.place(sample_selfie(), tier="free")
         wait_for(lambda: service.client.order(order)["done"] >= 1, seconds=60)
-        (parent, *_) = service.children("--queues gpu")
-        os.kill(parent, signal.SIGTERM)
+        os.kill(service.children("--queues gpu")[0], signal.SIGTERM)
 
         final = [*service.client.watch(order, timeout_seconds=60)][-1]
 

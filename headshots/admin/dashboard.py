@@ -1,0 +1,75 @@
+"""The front page of the staff screens: how the service is doing, in counts and ages."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.db.models import Count, Q
+
+from headshots.admin.base import Table, counted, length
+from headshots.models import WORKING_STATES, Heartbeat, Order, OrderState, Shot, ShotState, StoredObject
+from headshots.services import purge
+
+LATE: Final = timedelta(minutes=2)  # the purge runs every minute: a second missed round is worth a warning
+
+
+def read(now: datetime, *, count_store: bool) -> list[Table]:
+    """The tables of the dashboard. `count_store` lists the whole store, which takes long when it is full."""
+    return [_orders(), _queue(now), _failures(now), _deletion(now, count_store=count_store)]
+
+
+def _orders() -> Table:
+    counts = dict(Order.objects.order_by().values_list("state").annotate(count=Count("pk")))
+    return Table(
+        title="Orders by state",
+        headers=("State", "Orders"),
+        rows=[(state, counts[state]) for state in OrderState.values if state in counts],
+    )
+
+
+def _queue(now: datetime) -> Table:
+    wanted = Shot.objects.filter(order__state__in=WORKING_STATES, order__expires_at__gt=now)
+    counts = wanted.aggregate(
+        waiting=Count("pk", filter=Q(state=ShotState.PENDING)),
+        leased=Count("pk", filter=Q(state=ShotState.LEASED)),
+        stale=Count("pk", filter=Q(state=ShotState.LEASED, lease_until__lt=now)),
+    )
+    oldest = (
+        wanted.filter(state=ShotState.PENDING).order_by("order__created_at").select_related("order").first()
+    )
+    return Table(
+        title="Queue",
+        headers=("Shots", "Now"),
+        rows=[
+            ("waiting", counts["waiting"]),
+            ("oldest waiting", length(now - oldest.order.created_at) if oldest else None),
+            ("being rendered", counts["leased"]),
+            ("with a lease that ran out", counts["stale"]),
+        ],
+    )
+
+
+def _failures(now: datetime) -> Table:
+    failed = Shot.objects.filter(state=ShotState.FAILED, finished_at__gt=now - timedelta(hours=1)).order_by()
+    counts = failed.values_list("error_code").annotate(count=Count("pk")).order_by("-count", "error_code")
+    return Table(title="Failed shots, last hour", headers=("Error", "Shots"), rows=list(counts))
+
+
+def _deletion(now: datetime, *, count_store: bool) -> Table:
+    last = Heartbeat.objects.filter(name=purge.HEARTBEAT).values_list("at", flat=True).first()
+    due = Order.objects.due(now)
+    overdue = due.filter(expires_at__lt=now - LATE).count()
+    rows: list[tuple[object, object]] = [
+        ("last round of the purge", f"{length(now - last)} ago" if last else "never"),
+        ("orders due", due.count()),
+        ("objects on record", StoredObject.objects.count()),
+    ]
+    if count_store:
+        rows.append(("objects in the store", purge.objects_left()))
+    problems = []
+    if last is None or now - last > LATE:
+        problems.append(
+            "The purge has missed its round: see that the worker and beat run, or run “manage.py purge”."
+        )
+    if overdue:
+        problems.append(f"{counted(overdue, 'order')} should have been purged more than 2 minutes ago.")
+    return Table(title="Deletion", headers=("What", "Now"), rows=rows, note=" ".join(problems))

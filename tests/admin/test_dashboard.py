@@ -1,0 +1,105 @@
+"""The front page of the staff screens: the numbers it shows and when it warns."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from django.test import Client
+
+from headshots.admin import dashboard
+from headshots.admin.base import length
+from headshots.models import Heartbeat, Order, Shot, ShotState
+from headshots.services import orders
+from headshots.services.orders import Placed
+from tests.admin.conftest import page_of
+
+pytestmark = pytest.mark.django_db
+
+
+def rows_of(title: str, now: datetime, *, count_store: bool = False) -> dict[object, object]:
+    (table,) = (table for table in dashboard.read(now, count_store=count_store) if table.title == title)
+    return {name: value for name, value in table.rows}  # noqa: C416  rows are sequences, not pairs
+
+
+def note(now: datetime) -> str:
+    return dashboard.read(now, count_store=False)[-1].note
+
+
+def test_orders_are_counted_by_state(make_order: Callable[..., Order], placed: Placed, now: datetime) -> None:
+    make_order()
+    make_order()
+
+    assert rows_of("Orders by state", now) == {"assessing": 1, "ready": 2}
+
+
+def test_the_queue_shows_its_oldest_shot_and_lost_leases(placed: Placed, now: datetime) -> None:
+    orders.accept(placed.order, now)
+    Shot.objects.filter(index=1).update(state=ShotState.LEASED, lease_until=now - timedelta(seconds=1))
+    later = placed.order.created_at + timedelta(minutes=5)
+
+    assert rows_of("Queue", later) == {
+        "waiting": 2,
+        "oldest waiting": "5 min 0 s",
+        "being rendered": 1,
+        "with a lease that ran out": 1,
+    }
+
+
+def test_failures_of_the_last_hour_are_counted_by_code(
+    make_order: Callable[..., Order], now: datetime
+) -> None:
+    make_order(failing=2)
+    old = make_order(failing=1)
+    Shot.objects.filter(order=old, state=ShotState.FAILED).update(finished_at=now - timedelta(hours=2))
+
+    assert rows_of("Failed shots, last hour", now) == {"face_lost": 2}
+
+
+def test_objects_in_the_store_are_counted_on_demand(make_order: Callable[..., Order], now: datetime) -> None:
+    make_order()
+
+    plain = rows_of("Deletion", now)
+    counted = rows_of("Deletion", now, count_store=True)
+
+    assert plain == {"last round of the purge": "never", "orders due": 0, "objects on record": 7}
+    assert counted == {**plain, "objects in the store": 7}
+
+
+@pytest.mark.parametrize(("seconds", "warns"), [(119, False), (121, True)])
+def test_a_purge_that_missed_its_round_is_a_warning(
+    db: None, now: datetime, seconds: int, warns: bool
+) -> None:
+    Heartbeat.objects.create(name="purge", at=now - timedelta(seconds=seconds))
+
+    assert ("missed its round" in note(now)) == warns
+
+
+def test_overdue_orders_are_a_warning(placed: Placed, now: datetime) -> None:
+    later = placed.order.expires_at + timedelta(minutes=3)
+    Heartbeat.objects.create(name="purge", at=later)
+
+    assert note(later) == "1 order should have been purged more than 2 minutes ago."
+    assert rows_of("Deletion", later)["orders due"] == 1
+
+
+def test_the_front_page_shows_the_tables(boss: Client, make_order: Callable[..., Order]) -> None:
+    make_order()
+
+    page = page_of(boss.get("/admin/", {"store": "count"}))
+
+    for text in (
+        "Orders by state",
+        "oldest waiting",
+        "Failed shots, last hour",
+        "objects in the store",
+        "<title>Headshots",
+    ):
+        assert text in page
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0.0 s"), (4.21, "4.2 s"), (42, "42 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")],
+)
+def test_durations_read_as_a_person_says_them(seconds: float, text: str) -> None:
+    assert length(timedelta(seconds=seconds)) == text

@@ -1,0 +1,288 @@
+"""Styles in the staff screens: every change a new version or an audit entry, every refusal without effect."""
+
+import math
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from django.contrib import admin
+from django.test import Client
+from django.urls import reverse
+
+from headshots.admin import style_form
+from headshots.models import PRESET_FIELDS, AuditEntry, Order, Style, StyleVersion
+from pipelines.styles import BUILTIN
+from tests.admin.conftest import messages_of, page_of
+
+pytestmark = pytest.mark.django_db
+CHANGELIST = "/admin/headshots/style/"
+
+
+@pytest.fixture
+def style(built_in: None) -> Style:
+    """Corporate, as it is built in, with the audit log emptied of how it came about."""
+    AuditEntry.objects.all().delete()
+    return Style.objects.select_related("current").get(slug="corporate")
+
+
+def url_of(style: Style) -> str:
+    return reverse("admin:headshots_style_change", args=(style.pk,))
+
+
+def form_of(style: Style, **changes: Any) -> dict[str, Any]:
+    """What the browser posts when nothing but `changes` was typed."""
+    current = style.current
+    assert current is not None
+    texts = {name: getattr(style, name) for name in ("name", "summary", "position")}
+    preset = {name: getattr(current, name) for name in PRESET_FIELDS}
+    return {**texts, **preset, "based_on": current.number, "_continue": "1", **changes}
+
+
+def entries() -> list[tuple[str, str, str, dict[str, Any]]]:
+    return list(AuditEntry.objects.order_by("id").values_list("actor", "event", "reference", "detail"))
+
+
+def test_the_list_shows_numbers_and_the_orders_of_the_last_day(
+    boss: Client, style: Style, make_order: Callable[..., Order], now: datetime
+) -> None:
+    make_order()
+    make_order()
+    old = now - timedelta(hours=25)
+    Order.objects.filter(pk=make_order().pk).update(created_at=old)
+
+    response = boss.get(CHANGELIST)
+
+    screen = admin.site._registry[Style]
+    row = next(iter(response.context["cl"].result_list))
+    shown = [getattr(screen, name)(row) for name in ("version", "guidance_scale", "steps", "recent_orders")]
+    assert (row.slug, shown) == ("corporate", [1, 8.0, 30, 2])
+
+
+def test_a_changed_number_becomes_a_new_version_and_one_audit_entry(boss: Client, style: Style) -> None:
+    response = boss.post(url_of(style), form_of(style, guidance_scale="9.5"))
+
+    assert messages_of(response) == ["Saved Corporate as version 2."]
+    newest, first = StyleVersion.objects.filter(style=style)
+    assert (newest.number, newest.guidance_scale, newest.created_by) == (2, 9.5, "ada")
+    assert (first.number, first.guidance_scale, first.created_by) == (1, 8.0, "built-in")
+    assert Style.objects.get(pk=style.pk).current == newest
+    assert entries() == [("ada", "style.version", "corporate", {"number": 2, "guidance": 9.5})]
+
+
+@pytest.mark.parametrize("name", [*style_form.PART_HELP])
+def test_each_part_of_the_prompt_can_be_edited(boss: Client, style: Style, name: str) -> None:
+    boss.post(url_of(style), form_of(style, **{name: "  a new\r\n text "}))
+
+    newest = StyleVersion.objects.get(style=style, number=2)
+    changed = [field for field in PRESET_FIELDS if getattr(newest, field) != getattr(style.current, field)]
+    assert changed == [name]
+    assert getattr(newest, name) == "a new text"
+
+
+def test_a_form_is_taken_as_browsers_send_it(boss: Client, style: Style) -> None:
+    encoded = urlencode(form_of(style, guidance_scale="9.5"))
+
+    boss.post(url_of(style), encoded, content_type="application/x-www-form-urlencoded")
+
+    assert StyleVersion.objects.get(style=style, number=2).guidance_scale == 9.5
+
+
+def test_saving_without_a_change_makes_no_version_and_says_so(boss: Client, style: Style) -> None:
+    response = boss.post(url_of(style), form_of(style))
+
+    assert messages_of(response) == ["Nothing was changed, so no new version was made."]
+    assert StyleVersion.objects.filter(style=style).count() == 1
+    assert entries() == []
+
+
+def test_a_changed_text_is_audited_and_makes_no_version(boss: Client, style: Style) -> None:
+    response = boss.post(url_of(style), form_of(style, name="Company", position=15))
+
+    assert messages_of(response) == ["Saved name, position. No word or number changed: no new version."]
+    assert entries() == [("ada", "style.texts", "corporate", {"changed": "name, position"})]
+    after = Style.objects.get(pk=style.pk)
+    assert (after.name, after.position, after.current) == ("Company", 15, style.current)
+
+
+@pytest.mark.parametrize("value", [7, 12])
+def test_guidance_scale_takes_both_of_its_bounds(boss: Client, style: Style, value: int) -> None:
+    boss.post(url_of(style), form_of(style, guidance_scale=value))
+
+    assert StyleVersion.objects.get(style=style, number=2).guidance_scale == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        *(
+            ("guidance_scale", value, "guidance_scale must be a number between 7 and 12.")
+            for value in ("6.9", "12.1", "nan", "inf", "much")
+        ),
+        ("num_inference_steps", "19", "num_inference_steps must be a number between 20 and 50."),
+        ("num_inference_steps", "51", "num_inference_steps must be a number between 20 and 50."),
+        ("ip_adapter_scale", "1.6", "ip_adapter_scale must be a number between 0 and 1.5."),
+        (
+            "controlnet_conditioning_scale",
+            "-0.1",
+            "controlnet_conditioning_scale must be a number between 0 and 1.5.",
+        ),
+        ("scheduler", "heun", "Select a valid choice. heun is not one of the available choices."),
+        ("subject", " ", "This field is required."),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_and_changes_nothing(
+    boss: Client, style: Style, name: str, value: str, message: str
+) -> None:
+    response = boss.post(url_of(style), form_of(style, **{name: value, "name": "Company"}))
+
+    page_of(response)
+    assert response.context["adminform"].form.errors == {name: [message]}
+    assert StyleVersion.objects.filter(style=style).count() == 1
+    assert Style.objects.get(pk=style.pk).name == "Corporate"
+    assert entries() == []
+
+
+def test_a_bound_that_only_the_pipeline_knows_is_a_form_error(
+    boss: Client, style: Style, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.presets.GUIDANCE_SCALE", (7.0, 9.0))
+
+    response = boss.post(url_of(style), form_of(style, guidance_scale="9.5"))
+
+    assert "guidance_scale must be between 7 and 9, not 9.5" in page_of(response)
+    assert StyleVersion.objects.filter(style=style).count() == 1
+
+
+def test_an_edit_of_a_version_that_is_no_longer_current_is_refused(boss: Client, style: Style) -> None:
+    boss.post(url_of(style), form_of(style, guidance_scale="9.5"))
+
+    response = boss.post(url_of(style), form_of(style, lens="50mm lens"))
+
+    assert "ada saved version 2 while you were editing." in page_of(response)
+    assert StyleVersion.objects.filter(style=style).count() == 2
+    assert len(entries()) == 1
+
+
+def test_the_page_shows_prompt_count_and_history(boss: Client, style: Style) -> None:
+    boss.post(url_of(style), form_of(style, guidance_scale="9.5", lens=""))
+
+    page = page_of(boss.get(url_of(style)))
+    preset = Style.objects.get(pk=style.pk).current.preset()  # type: ignore[union-attr]
+    assert preset.prompt in page
+    assert (
+        f"{len(preset.prompt.split())} words, about {round(len(preset.prompt.split()) * 1.3)} of 75 tokens"
+        in page
+    )
+    assert "lens: “85mm lens, f/4, sharp focus on the eyes” → nothing; guidance_scale: 8 → 9.5" in page
+    assert "first version" in page
+
+
+def test_a_prompt_that_is_too_long_is_saved_with_a_warning(boss: Client, style: Style) -> None:
+    response = boss.post(url_of(style), form_of(style, setting="a b c d " * 12))
+
+    saved, warning = messages_of(response)
+    assert saved == "Saved Corporate as version 2."
+    assert warning.startswith("The prompt is too long. About ")
+    assert "what comes after the 75th is not read" in page_of(boss.get(url_of(style)))
+
+
+def test_a_new_style_starts_as_a_draft_with_version_one(boss: Client, style: Style) -> None:
+    new = form_of(style, slug="stage", name="Stage", summary="Bright lights.", based_on="")
+
+    response = boss.post(reverse("admin:headshots_style_add"), new)
+
+    made = Style.objects.get(slug="stage")
+    assert response.headers["Location"] == url_of(made)
+    assert made.status == Style.Status.DRAFT
+    assert made.current is not None
+    assert (made.current.number, made.current.created_by) == (1, "ada")
+    assert entries() == [("ada", "style.version", "stage", {"number": 1, "guidance": 8.0})]
+
+
+def test_a_new_style_out_of_bounds_is_not_made(boss: Client, style: Style) -> None:
+    new = form_of(style, slug="stage", guidance_scale="13", based_on="")
+
+    page_of(boss.post(reverse("admin:headshots_style_add"), new))
+
+    assert Style.objects.count() == len(BUILTIN)
+    assert entries() == []
+
+
+def test_the_form_of_a_new_style_starts_with_values_in_their_bounds(boss: Client) -> None:
+    response = boss.get(reverse("admin:headshots_style_add"))
+
+    page_of(response)
+    form = response.context["adminform"].form
+    assert form.get_initial_for_field(form.fields["guidance_scale"], "guidance_scale") == 8.0
+    assert not any(
+        math.isnan(field.initial) for field in form.fields.values() if isinstance(field.initial, float)
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "before", "after"),
+    [
+        ("publish", "draft", "published"),
+        ("retire", "published", "retired"),
+        ("take_back", "published", "draft"),
+    ],
+)
+def test_an_action_moves_the_status_of_several_styles(
+    boss: Client, style: Style, action: str, before: str, after: str
+) -> None:
+    chosen = Style.objects.filter(slug__in=("tech", "casual"))
+    chosen.update(status=before)
+    selected = list(chosen.values_list("pk", flat=True))
+
+    response = boss.post(CHANGELIST, {"action": action, "_selected_action": selected})
+
+    assert messages_of(response) == [f"Now {after}: Tech, Casual."]
+    assert {style.status for style in chosen} == {after}
+    assert entries() == [
+        ("ada", "style.status", "tech", {"status": after}),
+        ("ada", "style.status", "casual", {"status": after}),
+    ]
+
+
+def test_a_status_a_style_already_has_is_left_and_not_audited(boss: Client, style: Style) -> None:
+    response = boss.post(CHANGELIST, {"action": "publish", "_selected_action": [style.pk]})
+
+    assert messages_of(response) == ["1 style left as before: in that state already, or without a version."]
+    assert entries() == []
+
+
+def test_the_button_saves_the_edit_and_moves_the_status(boss: Client, style: Style) -> None:
+    response = boss.post(url_of(style), form_of(style, guidance_scale="9.5", _retire="Save and retire"))
+
+    assert messages_of(response) == [
+        "Saved Corporate as version 2.",
+        "Now retired: Corporate.",
+        "No style of the Free tier is published: its orders are refused now.",
+    ]
+    assert [event for _, event, _, _ in entries()] == ["style.version", "style.status"]
+    page = page_of(boss.get(url_of(style)))
+    assert 'value="Save and publish"' in page
+    assert 'value="Save and retire"' not in page
+
+
+def test_a_style_cannot_be_deleted(boss: Client, style: Style) -> None:
+    response = boss.post(reverse("admin:headshots_style_delete", args=(style.pk,)), {"post": "yes"})
+    boss.post(CHANGELIST, {"action": "delete_selected", "_selected_action": [style.pk], "post": "yes"})
+
+    assert response.status_code == 403
+    assert Style.objects.count() == len(BUILTIN)
+
+
+def test_staff_who_may_only_look_see_the_parts_and_cannot_save(viewer: Client, style: Style) -> None:
+    page = page_of(viewer.get(url_of(style)))
+    refused = viewer.post(url_of(style), form_of(style, guidance_scale="9.5"))
+    viewer.post(CHANGELIST, {"action": "retire", "_selected_action": [style.pk]})
+
+    assert "tailored navy suit, crisp white shirt" in page
+    assert 'type="submit"' not in page.split('id="content-main"')[1]
+    assert refused.status_code == 403
+    assert StyleVersion.objects.filter(style=style).count() == 1
+    assert Style.objects.get(pk=style.pk).status == Style.Status.PUBLISHED
+    assert entries() == []
