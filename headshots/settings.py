@@ -134,7 +134,7 @@ WHITENOISE_AUTOREFRESH = False
 # Photos stay in memory: never Django's temporary files, and never more than one photo's worth.
 FILE_UPLOAD_HANDLERS = ["headshots.web.uploadhandler.BoundedMemoryUploadHandler"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
-DATA_UPLOAD_MAX_NUMBER_FIELDS = 100
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 300
 DATA_UPLOAD_MAX_NUMBER_FILES = 4
 
 SESSION_COOKIE_HTTPONLY = True

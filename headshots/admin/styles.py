@@ -23,7 +23,7 @@ from headshots.admin.style_history import (
     words_in,
 )
 from headshots.models import Style
-from headshots.services import audit, styles
+from headshots.services import styles
 from headshots.tiers import TIERS
 from pipelines.presets import PROMPT_PARTS
 
@@ -162,14 +162,12 @@ class StyleAdmin(ModelAdmin[Style]):
         before = obj.current
         with transaction.atomic():
             changed = form.changed_texts()
-            if not change:
-                obj.save(force_insert=True)
-            elif changed:
-                obj.save(update_fields=changed)
-                audit.record(
-                    "style.texts", actor=actor, reference=obj.slug, now=now, changed=", ".join(changed)
-                )
-            version = styles.add_version(obj, form.preset_fields(), actor=actor, now=now)
+            if change:
+                if changed:
+                    styles.describe(obj, changed, actor=actor, now=now)
+                version = styles.add_version(obj, form.preset_fields(), actor=actor, now=now)
+            else:
+                version = styles.create(obj, form.preset_fields(), actor=actor, now=now)
         if version != before:
             messages.success(request, f"Saved {obj.name} as version {version.number}.")
         elif changed:

@@ -182,6 +182,7 @@ def refuse(order: Order, code: str, now: datetime) -> None:
         if moved:
             audit.record("order.refused", actor="engine", reference=order.receipt_id, now=now, code=code)
     if moved:
+        payments.refund_missing(order, now)  # paid while the photo was being looked at
         purge.erase_contents(order, now)
 
 

@@ -26,7 +26,7 @@ from headshots.models import (
     ShotState,
     StoredObject,
 )
-from headshots.services import audit, objects
+from headshots.services import audit, objects, payments
 from headshots.vault import receipts
 from headshots.vault.envelope import Kind
 
@@ -67,7 +67,10 @@ def request(order: Order, *, actor: str, now: datetime) -> str:
 
 
 def begin(order: Order, *, reason: str, now: datetime) -> bool:
-    """P0, fence: from this commit on nothing can be read, claimed or written. False if begun before."""
+    """P0, fence: from this commit on nothing can be read, claimed or written. False if begun before.
+
+    Paid pictures that were not delivered by now never will be: their price goes back.
+    """
     with transaction.atomic():
         leased_until = Shot.objects.filter(order=order, state=ShotState.LEASED).aggregate(
             last=Max("lease_until")
@@ -84,6 +87,8 @@ def begin(order: Order, *, reason: str, now: datetime) -> bool:
         )
         if begun:
             audit.record("purge.begun", actor=reason, reference=order.receipt_id, now=now)
+    if begun:
+        payments.refund_missing(order, now)
     objects.forget_keys(order)
     return bool(begun)
 

@@ -78,6 +78,21 @@ def add_version(style: Style, fields: Mapping[str, Any], *, actor: str, now: dat
 
 
 @transaction.atomic
+def create(style: Style, fields: Mapping[str, Any], *, actor: str, now: datetime) -> StyleVersion:
+    """Store a new style as a draft, with `fields` as its first version. Raises PresetError; nothing is written."""
+    style.status = Style.Status.DRAFT
+    style.save(force_insert=True)
+    return add_version(style, fields, actor=actor, now=now)
+
+
+@transaction.atomic
+def describe(style: Style, changed: Sequence[str], *, actor: str, now: datetime) -> None:
+    """Store the changed ones of a style's name, summary and position; they are not part of a version."""
+    Style.objects.filter(pk=style.pk).update(**{name: getattr(style, name) for name in changed})
+    audit.record("style.texts", actor=actor, reference=style.slug, now=now, changed=", ".join(changed))
+
+
+@transaction.atomic
 def set_status(style: Style, status: Style.Status, *, actor: str, now: datetime) -> bool:
     """Publish, retire or unpublish; False when the style is in that state already or has no version yet."""
     moved = (
@@ -97,13 +112,12 @@ def seed_builtin(*, now: datetime) -> int:
     """
     created_count = 0
     for position, builtin in enumerate(BUILTIN, start=1):
-        style, is_new = Style.objects.get_or_create(
-            slug=builtin.preset.slug,
-            defaults={"name": builtin.name, "summary": builtin.summary, "position": position * 10},
-        )
-        if is_new:
+        if not Style.objects.filter(slug=builtin.preset.slug).exists():
+            style = Style(
+                slug=builtin.preset.slug, name=builtin.name, summary=builtin.summary, position=position * 10
+            )
             fields = {name: getattr(builtin.preset, name) for name in PRESET_FIELDS}
-            add_version(style, fields, actor="built-in", now=now)
+            create(style, fields, actor="built-in", now=now)
             set_status(style, Style.Status.PUBLISHED, actor="built-in", now=now)
             created_count += 1
     return created_count

@@ -107,6 +107,36 @@ def test_a_complete_pack_refunds_nothing(premium: Order, now: datetime) -> None:
     assert not Refund.objects.exists()
 
 
+def test_a_refused_photo_gives_all_the_money_back(premium: Order, now: datetime) -> None:
+    payments.confirm_test_payment(premium, now)
+
+    orders.refuse(premium, "no_face", now)
+
+    assert Refund.objects.get().amount_cents == 1900
+
+
+@pytest.mark.parametrize(("delivered", "cents"), [(0, 1900), (25, 950)])
+def test_deleting_an_unfinished_order_refunds_what_was_not_delivered(
+    premium: Order, now: datetime, delivered: int, cents: int
+) -> None:
+    payments.confirm_test_payment(premium, now)
+    Order.objects.update(state=OrderState.RENDERING)
+    Shot.objects.filter(index__lte=delivered).update(state=ShotState.DONE)
+
+    purge.request(premium, actor="customer", now=now)
+
+    assert Refund.objects.get().amount_cents == cents
+
+
+def test_deleting_a_delivered_order_refunds_nothing(premium: Order, now: datetime) -> None:
+    payments.confirm_test_payment(premium, now)
+    finish_with(premium, 50, now)
+
+    purge.request(premium, actor="customer", now=now)
+
+    assert not Refund.objects.exists()
+
+
 def test_refunded_shots_are_not_rendered_after_all(premium: Order, now: datetime) -> None:
     payments.confirm_test_payment(premium, now)
     finish_with(premium, 48, now)
