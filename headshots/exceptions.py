@@ -71,7 +71,9 @@ TEXTS: Final[dict[str, RefusalText]] = {
     "receipt_not_found": RefusalText(404, "There is no such receipt.", "Check the receipt number."),
     "page_not_found": RefusalText(404, "This page does not exist.", "Start again from the front page."),
     "form_expired": RefusalText(
-        403, "This form is too old to be sent.", "Go back, load the page again and send it once more. Cookies must be allowed."
+        403,
+        "This form is too old to be sent.",
+        "Go back, load the page again and send it once more. Cookies must be allowed.",
     ),
     "method_not_allowed": RefusalText(
         405, "This cannot be done here.", "Compare it with the API description."

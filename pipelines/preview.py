@@ -34,8 +34,8 @@ from pipelines.types import (
 
 MARK: Final = "PREVIEW"
 _MAX_PEOPLE: Final = 2  # kept at once: 16 MB a person and framing
-_MAX_ZOOM: Final = 0.03  # by seed, so that two pictures of a style are not the same crop
-_MAX_SHIFT: Final = 6.0  # px, by seed
+_MAX_ZOOM: Final = 0.08  # by seed, so that two pictures of a style are not the same crop
+_MAX_SHIFT: Final = 22.0  # px, by seed
 
 _log = logging.getLogger(__name__)
 

@@ -13,14 +13,21 @@ _BOTTOM: Final = 1.2857  # canvas height / canvas width
 
 
 def studio(canvas: Canvas) -> None:
-    """Seamless grey-blue paper, a spot behind the head."""
+    """Seamless paper from the rolls a studio keeps, a spot behind the head."""
+    papers: tuple[tuple[Colour, Colour, float], ...] = (  # upper and lower tone, strength of the spot
+        ((0.30, 0.345, 0.40), (0.22, 0.25, 0.295), 0.95),  # grey-blue
+        ((0.185, 0.215, 0.265), (0.12, 0.14, 0.175), 0.60),  # slate
+        ((0.42, 0.435, 0.45), (0.32, 0.33, 0.345), 0.95),  # light grey
+        ((0.36, 0.345, 0.33), (0.26, 0.245, 0.23), 0.80),  # warm grey
+    )
     rng = canvas.rng
-    tone = float(rng.uniform(-0.03, 0.03))
-    canvas.fill((0.30 + tone, 0.345, 0.40 - tone), (0.22 + tone, 0.25, 0.295 - tone))
+    upper, lower, spot = papers[int(rng.integers(len(papers)))]
+    glow = (upper[0] * 1.7, upper[1] * 1.7, upper[2] * 1.65)
+    canvas.fill(upper, lower)
     canvas.mottle(5, 0.025)
     canvas.mottle(17, 0.012)
-    canvas.glow(float(rng.uniform(0.3, 0.45)), float(rng.uniform(0.4, 0.6)), 0.42, (0.52, 0.58, 0.65), 0.95)
-    canvas.glow(0.0, 0.2, 0.5, (0.45, 0.5, 0.55), 0.25)
+    canvas.glow(float(rng.uniform(0.3, 0.45)), float(rng.uniform(0.4, 0.6)), 0.42, glow, spot)
+    canvas.glow(0.0, 0.2, 0.5, (glow[0] * 0.85, glow[1] * 0.85, glow[2] * 0.85), 0.25)
     canvas.blur(0.03)
     canvas.vignette(0.45)
 

@@ -79,7 +79,7 @@ def add_version(style: Style, fields: Mapping[str, Any], *, actor: str, now: dat
 
 @transaction.atomic
 def create(style: Style, fields: Mapping[str, Any], *, actor: str, now: datetime) -> StyleVersion:
-    """Store a new style as a draft, with `fields` as its first version. Raises PresetError; nothing is written."""
+    """Store a new style as a draft with its first version. Raises PresetError; nothing is written then."""
     style.status = Style.Status.DRAFT
     style.save(force_insert=True)
     return add_version(style, fields, actor=actor, now=now)

@@ -160,9 +160,7 @@ def test_a_store_that_only_says_it_deleted_gets_no_receipt(
     assert Order.objects.get().state == OrderState.PURGING
 
 
-def test_who_watches_the_receipt_page_sees_the_second_look_when_it_is_due(
-    placed: Placed, now: datetime
-) -> None:
+def test_who_watches_the_receipt_sees_the_second_look_once_due(placed: Placed, now: datetime) -> None:
     receipt_id = purge.request(placed.order, actor="customer", now=now)
 
     order, receipt = purge.find_deletion(receipt_id, now + timedelta(seconds=1))

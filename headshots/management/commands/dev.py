@@ -38,7 +38,9 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=int, default=settings.ENVIRONMENT.port, help="port of the site")
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
         alone = parser.add_mutually_exclusive_group()
-        alone.add_argument("--no-worker", action="store_true", help="the site alone: orders wait for a worker")
+        alone.add_argument(
+            "--no-worker", action="store_true", help="the site alone: orders wait for a worker"
+        )
         alone.add_argument("--no-web", action="store_true", help="the workers, scheduler and purge alone")
 
     def handle(self, *args: Any, **options: Any) -> None:

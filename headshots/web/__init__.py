@@ -1,0 +1,1 @@
+"""The pages: parse, call one service, present. All works without scripts; they only add comfort."""

@@ -1,0 +1,209 @@
+"""An order's own pages: progress, gallery, pictures, checkout and deletion; each needs the order's cookie."""
+
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from functools import wraps
+from typing import Any, Final, TypeAlias
+
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+
+from headshots.exceptions import NotFound, Refusal, text_of
+from headshots.models import Order, OrderState
+from headshots.services import delivery, orders, payments, progress, purge
+from headshots.services.progress import OrderView
+from headshots.vault.envelope import Kind
+from headshots.web import links, pages
+
+OrderPage: TypeAlias = Callable[..., HttpResponseBase]  # (request, order, now, **captured)
+RoutedPage: TypeAlias = Callable[..., HttpResponseBase]  # (request, order_id, **captured)
+
+STOP_POLLING: Final = 286  # htmx swaps the answer in and asks no more
+PICTURE_POLICY: Final = "sandbox; default-src 'none'"
+
+
+def _private(*methods: str) -> Callable[[OrderPage], RoutedPage]:
+    """Give the view the live order that the request's cookie opens, and keep its answer out of every cache.
+
+    Without such an order the answer is the same 404 for unknown, foreign, expired and deleted ones.
+    """
+
+    def decorate(view: OrderPage) -> RoutedPage:
+        @pages.answers(*methods)
+        def found(request: HttpRequest, /, order_id: uuid.UUID, **captured: int) -> HttpResponseBase:
+            now = timezone.now()
+            order = orders.find(order_id, links.token_of(request, order_id), now)
+            try:
+                return view(request, order, now, **captured)
+            except NotFound:
+                raise
+            except Refusal as refused:
+                back = reverse("order", args=(order_id,))
+                return pages.error(request, refused.code, text_of(refused), back)
+
+        @wraps(view)
+        def private(request: HttpRequest, order_id: uuid.UUID, **captured: int) -> HttpResponseBase:
+            response = found(request, order_id, **captured)
+            response["Cache-Control"] = "no-store, private"
+            return response
+
+        return private
+
+    return decorate
+
+
+def stage(view: OrderView) -> str:
+    """Where the order stands, in a few words; also what screen readers are told when it changes."""
+    match view.state:
+        case OrderState.ASSESSING:
+            return "Checking your photo"
+        case OrderState.AWAITING_PAYMENT:
+            return "Your photo is fine. Waiting for the payment"
+        case OrderState.QUEUED:
+            return "In the queue"
+        case OrderState.RENDERING:
+            current = min(view.done + view.failed + 1, view.headshots)
+            return f"Rendering {current} of {view.headshots}"
+        case OrderState.READY if view.failed:
+            return f"Ready: {view.done} of {view.headshots} headshots"
+        case OrderState.READY:
+            return "Your headshots are ready"
+        case OrderState.REFUSED:
+            return "We could not use this photo"
+        case _:
+            return "We could not make your headshots"
+
+
+def time_left(seconds: int) -> str:
+    """The time until the deletion, as the page shows it before its script takes over."""
+    hours, minutes = divmod(max(seconds, 0) // 60, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min" if minutes else "less than a minute"
+
+
+def steps(view: OrderView) -> list[tuple[str, str]]:
+    """The order's way as (name, "done" | "current" | "ahead"); empty once it ended badly."""
+    way = [OrderState.ASSESSING, OrderState.QUEUED, OrderState.RENDERING, OrderState.READY]
+    names = ["Photo check", "Queue", "Rendering", "Ready"]
+    if view.tier.price_cents:
+        way.insert(1, OrderState.AWAITING_PAYMENT)
+        names.insert(1, "Payment")
+    if view.state not in way:
+        return []
+    reached = way.index(OrderState(view.state)) + (view.state == OrderState.READY)
+    return [
+        (name, "done" if place < reached else "current" if place == reached else "ahead")
+        for place, name in enumerate(names)
+    ]
+
+
+def _dollars(cents: int) -> str:
+    return f"${cents // 100}.{cents % 100:02d}"
+
+
+def _context(order: Order, now: datetime) -> dict[str, Any]:
+    view = progress.view(order, now)
+    is_moving = not view.is_final and view.state != OrderState.AWAITING_PAYMENT
+    rendering_count = sum(shot.state == "rendering" for shot in view.shots)
+    return {
+        "order": view,
+        "stage": stage(view),
+        "steps": steps(view),
+        "time_left": time_left(view.seconds_left),
+        "refunded": _dollars(view.refunded_cents) if view.refunded_cents else "",
+        "is_moving": is_moving,
+        "seen": f"{view.state}-{view.done}-{view.failed}-{rendering_count}",
+    }
+
+
+@_private("GET")
+def show(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
+    """Progress and gallery, the way back, the time left, and the end."""
+    link = links.private_link(links.token_of(request, order.pk))
+    return render(request, "web/order.html", {**_context(order, now), "private_link": link})
+
+
+@_private("GET")
+def progress_part(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
+    """The part of the order's page that changes; 204 while it is as the page has it already."""
+    context = _context(order, now)
+    if context["is_moving"] and request.GET.get("seen") == context["seen"]:
+        return HttpResponse(status=204)
+    status = 200 if context["is_moving"] else STOP_POLLING
+    return render(request, "web/progress.html", {**context, "is_update": True}, status=status)
+
+
+@_private("GET")
+def picture(request: HttpRequest, order: Order, now: datetime, index: int) -> HttpResponseBase:
+    """One headshot, large, with the ways to the one before and the one after."""
+    view = progress.view(order, now)
+    done = [shot for shot in view.shots if shot.state == "done"]
+    place = next((place for place, shot in enumerate(done) if shot.index == index), None)
+    if place is None:
+        raise Refusal("headshot_not_found")
+    context = {
+        "order": view,
+        "shot": done[place],
+        "before": done[place - 1] if place else None,
+        "after": done[place + 1] if place + 1 < len(done) else None,
+    }
+    return render(request, "web/picture.html", context)
+
+
+@_private("GET")
+def preview(request: HttpRequest, order: Order, now: datetime, index: int) -> HttpResponseBase:
+    """The small JPEG that the gallery shows."""
+    return _jpeg(order, index, Kind.PREVIEW, now, "inline")
+
+
+@_private("GET")
+def full(request: HttpRequest, order: Order, now: datetime, index: int) -> HttpResponseBase:
+    """The full JPEG, to look at."""
+    return _jpeg(order, index, Kind.HEADSHOT, now, "inline")
+
+
+@_private("GET")
+def download(request: HttpRequest, order: Order, now: datetime, index: int) -> HttpResponseBase:
+    """The full JPEG, to keep."""
+    return _jpeg(order, index, Kind.HEADSHOT, now, "attachment")
+
+
+def _jpeg(order: Order, index: int, kind: Kind, now: datetime, disposition: str) -> HttpResponse:
+    response = HttpResponse(delivery.open_headshot(order, index, kind, now), content_type="image/jpeg")
+    response["Content-Disposition"] = f'{disposition}; filename="headshot-{index:02d}.jpg"'
+    response["Content-Security-Policy"] = PICTURE_POLICY
+    return response
+
+
+@_private("GET")
+def archive(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
+    """All finished headshots and the licence, as a ZIP that is made while it is sent."""
+    response = StreamingHttpResponse(delivery.stream_archive(order, now), content_type="application/zip")
+    response["Content-Disposition"] = 'attachment; filename="headshots.zip"'
+    return response
+
+
+@_private("GET", "POST")
+def checkout(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
+    """The test checkout: it says so, and its button stands for the provider's event."""
+    if request.method == "POST":
+        payments.confirm_test_payment(order, now)
+        return redirect("order", order.pk)
+    payment = payments.payable(order)
+    context = {"order": progress.view(order, now), "amount": _dollars(payment.amount_cents)}
+    return render(request, "web/checkout.html", context)
+
+
+@_private("POST")
+def delete(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
+    """Delete everything now. The keys are gone before this answers; the receipt's page shows the rest."""
+    receipt_id = purge.request(order, actor="customer", now=now)
+    response = redirect("receipt", receipt_id)
+    links.forget(response, order.pk)
+    response["Clear-Site-Data"] = '"cache"'
+    return response

@@ -1,0 +1,81 @@
+"""How a refusal looks: JSON under /api/, beside the form that was sent, a page of its own elsewhere."""
+
+import uuid
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.urls import reverse
+
+from headshots.exceptions import TEXTS, Refusal, RefusalText
+from headshots.services import consent, styles
+from headshots.tiers import TIERS
+from headshots.web.forms import UploadFields
+from pipelines.errors import Refused, Retryable
+
+P = ParamSpec("P")
+View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
+
+
+def answers(*methods: str) -> Callable[[View[P]], View[P]]:
+    """Let a view answer these methods alone (HEAD goes with GET), and turn what it refuses into a page."""
+    allowed = (*methods, "HEAD") if "GET" in methods else methods
+
+    def decorate(view: View[P]) -> View[P]:
+        @wraps(view)
+        def answer(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+            try:
+                if request.method not in allowed:
+                    raise Refusal("method_not_allowed")
+                return view(request, *args, **kwargs)
+            except Refused as refused:
+                response = refusal(request, refused.code)
+                if refused.code == "method_not_allowed":
+                    response["Allow"] = ", ".join(allowed)
+                return response
+            except Retryable:
+                return refusal(request, "busy")
+
+        return answer
+
+    return decorate
+
+
+def refusal(request: HttpRequest, code: str) -> HttpResponse:
+    """The answer to a request that was refused with a code of `headshots.exceptions.TEXTS`."""
+    text = TEXTS[code]
+    if not request.path.startswith("/api/") and request.path == reverse("new") and request.method == "POST":
+        return upload_page(request, UploadFields.posted(request.POST), code)
+    return error(request, code, text)
+
+
+def error(request: HttpRequest, code: str, text: RefusalText, back: str = "/") -> HttpResponse:
+    """An error in words: the API's one shape, or a page. The page does not repeat the address asked for."""
+    if request.path.startswith("/api/"):
+        shape = {"code": code, "message": text.message, "advice": text.advice}
+        return JsonResponse(shape, status=text.status)
+    return render(request, "web/refusal.html", {"problem": text, "back": back}, status=text.status)
+
+
+def upload_page(request: HttpRequest, fields: UploadFields, code: str = "") -> HttpResponse:
+    """The upload form, with what was chosen before and with the refusal beside it, if there was one.
+
+    The consent boxes are never ticked for the customer, not even again.
+    """
+    tier = TIERS.get(fields.tier, TIERS["free"])
+    offered = styles.published_everywhere()
+    context: dict[str, Any] = {
+        "tier": tier,
+        "styles": [(style, style.slug in fields.styles or not fields.styles) for style in offered],
+        "fixed_styles": [style.name for style in styles.published(TIERS["free"])],
+        "upload_id": uuid.uuid4(),
+        "consent_text": consent.TEXT,
+        "problem_code": code,
+        "problem": TEXTS[code] if code else None,
+    }
+    response = render(request, "web/new.html", context, status=TEXTS[code].status if code else 200)
+    response["Cache-Control"] = "no-store"  # a cached form would carry a used upload number
+    return response

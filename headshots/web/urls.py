@@ -1,0 +1,33 @@
+"""The site's routes. The API's links use the names; bookmarks hold the addresses."""
+
+from django.urls import URLPattern, URLResolver, include, path
+
+from headshots.web import health, order_views, views
+
+one_headshot = [
+    path("", order_views.picture, name="picture"),
+    path("preview", order_views.preview, name="preview"),
+    path("full", order_views.full, name="full"),
+    path("download", order_views.download, name="download"),
+]
+one_order: list[URLPattern | URLResolver] = [
+    path("", order_views.show, name="order"),
+    path("progress", order_views.progress_part, name="progress"),
+    path("archive.zip", order_views.archive, name="archive"),
+    path("checkout", order_views.checkout, name="checkout"),
+    path("delete", order_views.delete, name="delete"),
+    path("headshots/<int:index>/", include(one_headshot)),
+]
+urlpatterns = [
+    path("", views.landing, name="landing"),
+    path("new", views.new, name="new"),
+    path("o", views.open_link, name="open"),
+    path("orders/<uuid:order_id>/", include(one_order)),
+    path("receipts/<str:receipt_id>", views.receipt, name="receipt"),
+    path("receipts/<str:receipt_id>/receipt.txt", views.receipt_text, name="receipt-text"),
+    path("privacy", views.privacy, name="privacy"),
+    path("terms", views.terms, name="terms"),
+    path("robots.txt", views.robots, name="robots"),
+    path("healthz", health.alive, name="healthz"),
+    path("readyz", health.ready, name="readyz"),
+]
