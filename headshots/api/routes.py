@@ -1,12 +1,15 @@
 """The API's operations: parse, call one service, present."""
 
 import uuid
+from collections.abc import Callable
 from datetime import datetime
+from functools import wraps
 from typing import Annotated, Any, TypeVar
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
-from django.urls import reverse
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, URLResolver, reverse
 from django.utils import timezone
 from ninja import File, Form, Header, NinjaAPI
 from ninja.errors import ValidationError
@@ -31,7 +34,37 @@ from headshots.tiers import TIERS
 from headshots.vault.envelope import Kind
 from pipelines.errors import Refused
 
-api = NinjaAPI(
+
+def _dressed(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """The view, with no answer kept by any cache, and a wrong method refused in the one error shape.
+
+    ninja answers a wrong method before any exception handler could.
+    """
+
+    @wraps(view)
+    def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response = view(request, *args, **kwargs)
+        if response.status_code == 405:
+            allowed = ", ".join(sorted(response["Allow"].split(", ")))
+            response = error_response("method_not_allowed")
+            response["Allow"] = allowed
+        response.headers.setdefault("Cache-Control", "no-store, private")
+        return response
+
+    return answer
+
+
+class _Api(NinjaAPI):
+    @property
+    def urls(self) -> tuple[list[URLResolver | URLPattern], str, str]:
+        patterns, app_name, namespace = super().urls
+        for pattern in patterns:
+            if isinstance(pattern, URLPattern):
+                pattern.callback = _dressed(pattern.callback)
+        return patterns, app_name, namespace
+
+
+api = _Api(
     title="Headshots",
     version="1",
     urls_namespace="api",
@@ -43,7 +76,7 @@ api = NinjaAPI(
     ),
 )
 
-_ERRORS = {400: ErrorOut, 409: ErrorOut, 413: ErrorOut, 415: ErrorOut, 422: ErrorOut}
+_ERRORS = {400: ErrorOut, 409: ErrorOut, 413: ErrorOut, 415: ErrorOut, 422: ErrorOut, 503: ErrorOut}
 _PRIVATE = {401: ErrorOut, 404: ErrorOut}
 _FIELD_CODES = {
     "selfie": "selfie_missing",

@@ -73,11 +73,11 @@ class WholeBody:
 
     def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes; all that is left without one."""
-        return self._take(self._stream.read, size)
+        return self._take(self._stream.read, size, is_all=size < 0)
 
     def readline(self, size: int = -1) -> bytes:
         """One line, or up to `size` bytes of it."""
-        return self._take(self._stream.readline, size)
+        return self._take(self._stream.readline, size, is_all=False)
 
     def close(self) -> None:
         """What Django calls after reading a URL-encoded form; the server closes the connection itself."""
@@ -87,13 +87,13 @@ class WholeBody:
         while self._left and not self._is_broken:
             self.read(min(CHUNK, self._left))
 
-    def _take(self, read: Callable[[int], bytes], size: int) -> bytes:
+    def _take(self, read: Callable[[int], bytes], size: int, *, is_all: bool) -> bytes:
         try:
             data = read(size)
         except OSError:  # the connection was reset
             data = b""
         self._left -= len(data)
-        if self._left and (size < 0 or (size and not data)):
+        if self._left and (is_all or (size and not data)):
             self._is_broken = True
             raise Refusal("incomplete_upload")
         return data

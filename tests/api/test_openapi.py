@@ -1,0 +1,71 @@
+"""The API's description: complete, stable, and readable without any other host."""
+
+import re
+
+import pytest
+from django.contrib.staticfiles import finders
+from django.test import Client
+
+OPERATIONS = {
+    ("get", "/api/v1/styles"): {"200"},
+    ("post", "/api/v1/orders"): {"201", "400", "409", "413", "415", "422", "503"},
+    ("get", "/api/v1/orders/{order_id}"): {"200", "401", "404"},
+    ("delete", "/api/v1/orders/{order_id}"): {"202", "401", "404"},
+    ("get", "/api/v1/orders/{order_id}/headshots/{index}"): {"200", "401", "404"},
+    ("get", "/api/v1/orders/{order_id}/archive.zip"): {"200", "401", "404"},
+    ("get", "/api/v1/receipts/{receipt_id}"): {"200", "404"},
+}
+
+
+def test_every_operation_is_described_with_its_errors(client: Client) -> None:
+    described = client.get("/api/v1/openapi.json").json()
+
+    assert described["openapi"].startswith("3.")
+    assert {
+        (method, path): set(operation["responses"])
+        for path, operations in described["paths"].items()
+        for method, operation in operations.items()
+    } == OPERATIONS
+
+
+def test_every_error_is_described_as_the_one_shape(client: Client) -> None:
+    described = client.get("/api/v1/openapi.json").json()
+
+    shape = described["components"]["schemas"]["ErrorOut"]
+    assert set(shape["properties"]) == set(shape["required"]) == {"code", "message", "advice"}
+    for operations in described["paths"].values():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                if status >= "400":
+                    schema = answer["content"]["application/json"]["schema"]
+                    assert schema == {"$ref": "#/components/schemas/ErrorOut"}
+
+
+def test_every_reference_in_the_description_leads_somewhere(client: Client) -> None:
+    response = client.get("/api/v1/openapi.json")
+
+    known = set(response.json()["components"]["schemas"])
+    assert set(re.findall(r"#/components/schemas/(\w+)", response.content.decode())) <= known
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [(path, method) for method, path in OPERATIONS if "orders/" in path]
+)
+def test_private_operations_ask_for_a_bearer_token(client: Client, path: str, method: str) -> None:
+    described = client.get("/api/v1/openapi.json").json()
+
+    (scheme,) = described["paths"][path][method]["security"][0]
+    assert described["components"]["securitySchemes"][scheme] == {"type": "http", "scheme": "bearer"}
+
+
+def test_the_docs_page_needs_no_other_host_and_no_inline_script(client: Client) -> None:
+    response = client.get("/api/v1/docs")
+
+    page = response.content.decode()
+    assert response.status_code == 200
+    assert "script-src 'self';" in response["Content-Security-Policy"]
+    assert "//" not in "".join(re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert re.findall(r"<script(?![^>]*(?:src=|application/json))[^>]*>", page) == []
+    assets = re.findall(r'(?:src|href)="/static/([^"]+)"', page)
+    assert assets
+    assert all(finders.find(asset) for asset in assets)
