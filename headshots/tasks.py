@@ -1,6 +1,7 @@
 """Celery tasks: the only door to the engine. Arguments are ids; each task may run twice, late, or never."""
 
 import logging
+import multiprocessing
 import os
 import secrets
 import socket
@@ -13,7 +14,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
-from celery.signals import worker_process_init, worker_ready
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 from django.conf import settings
 from django.db import connection, connections
 from django.utils import timezone
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from pipelines.types import FailedShot, FinishedShot, ShotRequest
 
 log = logging.getLogger(__name__)
+
+_stopping = multiprocessing.get_context("fork").Event()  # shared with the children of a prefork pool
 
 
 @cache
@@ -65,8 +69,9 @@ def render() -> None:
     with _heartbeat(run.owner):
         try:
             _engine().run(run.source, run.sink, run.is_cancelled)
-        finally:
+        except (SoftTimeLimitExceeded, SystemExit):  # stopped from outside: no attempt is spent
             shots.release(run.owner)
+            raise
 
 
 @shared_task(name=Task.SWEEP, soft_time_limit=50, time_limit=60)
@@ -100,15 +105,34 @@ class RenderRun:
         self._portraits: dict[uuid.UUID, Any] = {}
 
     def source(self, free_slots: int) -> Sequence["ShotRequest"]:
-        """Claim up to `free_slots` shots; an order that vanished meanwhile is skipped."""
+        """Claim up to `free_slots` shots; none once this worker was asked to stop.
+
+        An order that vanished meanwhile is skipped, and one that cannot be read does not stop the others.
+        """
         requests: list[ShotRequest] = []
-        for claimed in shots.claim(self.owner, free_slots, timezone.now()):
-            try:
-                requests.append(self._request(claimed))
-            except NotFound:
-                continue  # fenced between the claim and now: its shots are nobody's any more
-            self._claims[requests[-1].shot_id] = claimed
+        while not requests and not _stopping.is_set():
+            claims = shots.claim(self.owner, free_slots, timezone.now())
+            if not claims:
+                break
+            for claimed in claims:
+                if request := self._prepared(claimed):
+                    requests.append(request)
+                    self._claims[request.shot_id] = claimed
         return requests
+
+    def _prepared(self, claimed: shots.Claim) -> "ShotRequest | None":
+        from pipelines.types import FailedShot
+
+        try:
+            return self._request(claimed)
+        except NotFound:
+            return None  # fenced between the claim and now: its shots are nobody's any more
+        except Exception as error:
+            shot_id = str(claimed.shot.pk)
+            log.error("shot %s cannot be prepared: %s", shot_id, type(error).__name__)
+            failed = FailedShot(shot_id=shot_id, code="not_prepared", is_retryable=True)
+            shots.fail(claimed, failed, timezone.now())
+            return None
 
     def sink(self, result: "FinishedShot | FailedShot") -> None:
         """Commit a picture, or record why there is none."""
@@ -173,6 +197,12 @@ def _tolerant(step: Callable[[datetime], object]) -> None:
     except Exception as error:
         log.warning("heartbeat failed: %s", type(error).__name__)
         connection.close()
+
+
+@worker_shutting_down.connect
+def _stop_claiming(**kwargs: Any) -> None:
+    """Runs in the pool's parent; its children see the same event, finish their picture and end."""
+    _stopping.set()
 
 
 @worker_process_init.connect
