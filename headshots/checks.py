@@ -1,15 +1,16 @@
 """Start-up checks: what must hold before the service may hold anybody's photo."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
-_HANDLER = "headshots.web.uploadhandler.BoundedMemoryUploadHandler"
+TAG: Final = "headshots"
+_HANDLER: Final = "headshots.web.uploadhandler.BoundedMemoryUploadHandler"
 
 
-@register()
+@register(TAG)
 def data_folder_is_private(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Error E001 when others than the service's own user can open the data folder."""
     mode = Path(settings.DATA).stat().st_mode & 0o777
@@ -24,7 +25,7 @@ def data_folder_is_private(app_configs: Any, **kwargs: Any) -> list[CheckMessage
     return []
 
 
-@register()
+@register(TAG)
 def uploads_stay_in_memory(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Error E002 when an upload could reach a temporary file."""
     if list(settings.FILE_UPLOAD_HANDLERS) != [_HANDLER]:

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
 from django.db import transaction
@@ -16,7 +16,9 @@ from headshots.models import WORKING_STATES, Order, OrderState, Shot, ShotState,
 from headshots.services import objects, orders, purge
 from headshots.tiers import TIERS
 from headshots.vault.envelope import Kind
-from pipelines.types import FailedShot, FinishedShot
+
+if TYPE_CHECKING:  # they bring numpy, which the web process has no use for
+    from pipelines.types import FailedShot, FinishedShot
 
 MAX_ATTEMPTS: Final = 3
 ROUND_LENGTH: Final = TIERS["free"].headshots
@@ -110,7 +112,7 @@ def _held(claimed: Claim) -> QuerySet[Shot]:
     )
 
 
-def commit(claimed: Claim, finished: FinishedShot, now: datetime) -> bool:
+def commit(claimed: Claim, finished: "FinishedShot", now: datetime) -> bool:
     """Seal and deliver a picture. False when the claim was lost: then nothing of it remains."""
     written: list[StoredObject] = []
     try:
@@ -132,7 +134,9 @@ def commit(claimed: Claim, finished: FinishedShot, now: datetime) -> bool:
 
 
 @transaction.atomic
-def _deliver(claimed: Claim, finished: FinishedShot, written: Sequence[StoredObject], now: datetime) -> bool:
+def _deliver(
+    claimed: Claim, finished: "FinishedShot", written: Sequence[StoredObject], now: datetime
+) -> bool:
     headshot, preview = written
     is_ours = _held(claimed).update(
         state=ShotState.DONE,
@@ -157,7 +161,7 @@ def _discard(written: Sequence[StoredObject]) -> None:
         objects.discard(stored)
 
 
-def fail(claimed: Claim, failed: FailedShot, now: datetime) -> None:
+def fail(claimed: Claim, failed: "FailedShot", now: datetime) -> None:
     """Give the shot back for another attempt, or close it when trying again makes no sense."""
     give_back = failed.is_retryable and claimed.shot.attempts < MAX_ATTEMPTS
     if give_back:

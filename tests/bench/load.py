@@ -1,8 +1,8 @@
 """python -m tests.bench.load: many customers at once on an embedded installation, first without a worker.
 
-Posts orders from many clients while no worker runs, then starts the workers and waits until every order
-is ready. Prints the web process's memory after the last tenth of the orders over that after the first tenth (1.0
-would be flat), and checks that each shot was made exactly once. The JSON is kept beside this file.
+Posts orders from many clients while no worker runs, then starts the workers and waits until every order is
+ready. Prints the memory of the web process after all orders over that after the first tenth (1.0 would be
+flat), and checks that each shot was made exactly once. The JSON is kept beside this file.
 """
 
 import argparse
