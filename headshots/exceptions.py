@@ -42,7 +42,7 @@ TEXTS: Final[dict[str, RefusalText]] = {
         "Check your connection and send it again.",
     ),
     "malformed_request": RefusalText(
-        400, "The request could not be read.", "Compare it with the API description and send it again."
+        400, "The request could not be read.", "Load the page again; for programs, see the API description."
     ),
     "unknown_tier": RefusalText(422, "There is no such tier.", "Choose “free” or “premium”."),
     "unknown_style": RefusalText(422, "There is no such style.", "Choose from the styles we list."),
@@ -76,7 +76,7 @@ TEXTS: Final[dict[str, RefusalText]] = {
         "Go back, load the page again and send it once more. Cookies must be allowed.",
     ),
     "method_not_allowed": RefusalText(
-        405, "This cannot be done here.", "Compare it with the API description."
+        405, "This cannot be done here.", "Go back and use the page’s own buttons; for programs, see the API."
     ),
     "server_error": RefusalText(
         500, "Something went wrong on our side.", "Nothing was charged for this request. Please try again."

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver, reverse
 from django.utils import timezone
-from ninja import File, Form, Header, NinjaAPI
+from ninja import File, Form, Header, NinjaAPI, Status
 from ninja.errors import ValidationError
 from ninja.files import UploadedFile
 from ninja.security import HttpBearer
@@ -150,7 +150,7 @@ def place_order(
         uuid.UUID | None,
         Header(alias="Idempotency-Key", description="a UUID; a second order with it is refused"),
     ] = None,
-) -> tuple[int, OrderCreated]:
+) -> Status[OrderCreated]:
     """The photo is cleaned, sealed and assessed. The answer holds the token that opens the order, once."""
     now = timezone.now()
     placed = orders.place(
@@ -163,7 +163,7 @@ def place_order(
     )
     shown = _order_out(placed.order, now)
     shown.links.private_link = f"{settings.SITE_URL}{reverse('open')}#{placed.token}"
-    return 201, OrderCreated(**shown.dict(), token=placed.token)
+    return Status(201, OrderCreated(**shown.dict(), token=placed.token))
 
 
 @api.get(
@@ -208,11 +208,11 @@ def download_archive(request: HttpRequest, order_id: uuid.UUID) -> StreamingHttp
     auth=_token,
     summary="Delete everything now",
 )
-def delete_order(request: HttpRequest, order_id: uuid.UUID) -> tuple[int, DeletionOut]:
+def delete_order(request: HttpRequest, order_id: uuid.UUID) -> Status[DeletionOut]:
     """Keys are destroyed and objects deleted before this answers; the receipt follows after a second look."""
     now = timezone.now()
     receipt_id = purge.request(_order(request, order_id, now), actor="customer", now=now)
-    return 202, DeletionOut(receipt_id=receipt_id, receipt=_absolute("api:show_receipt", receipt_id))
+    return Status(202, DeletionOut(receipt_id=receipt_id, receipt=_absolute("api:show_receipt", receipt_id)))
 
 
 @api.get("/receipts/{receipt_id}", response={200: ReceiptOut, 404: ErrorOut}, summary="A deletion's receipt")
