@@ -8,6 +8,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 
+from headshots.states import LIVE_STATES, ORDER_MOVES, SHOT_MOVES, OrderState, ShotState, sources_of
 from headshots.tiers import TIERS
 from pipelines import presets
 from pipelines.presets import StylePreset
@@ -128,55 +129,6 @@ PRESET_FIELDS: Final = (
 )
 
 
-class OrderState(models.TextChoices):
-    ASSESSING = "assessing"
-    REFUSED = "refused"
-    AWAITING_PAYMENT = "awaiting_payment"
-    QUEUED = "queued"
-    RENDERING = "rendering"
-    READY = "ready"
-    FAILED = "failed"
-    PURGING = "purging"
-    PURGED = "purged"
-
-
-class ShotState(models.TextChoices):
-    PENDING = "pending"
-    LEASED = "leased"
-    DONE = "done"
-    FAILED = "failed"
-
-
-_ORDER = OrderState
-ORDER_MOVES: Final[dict[OrderState, tuple[OrderState, ...]]] = {
-    _ORDER.ASSESSING: (_ORDER.REFUSED, _ORDER.AWAITING_PAYMENT, _ORDER.QUEUED, _ORDER.PURGING),
-    _ORDER.REFUSED: (_ORDER.PURGING,),
-    _ORDER.AWAITING_PAYMENT: (_ORDER.QUEUED, _ORDER.PURGING),
-    _ORDER.QUEUED: (_ORDER.RENDERING, _ORDER.PURGING),
-    _ORDER.RENDERING: (_ORDER.READY, _ORDER.FAILED, _ORDER.PURGING),
-    _ORDER.READY: (_ORDER.QUEUED, _ORDER.PURGING),  # back to the queue when staff retry failed shots
-    _ORDER.FAILED: (_ORDER.QUEUED, _ORDER.PURGING),
-    _ORDER.PURGING: (_ORDER.PURGED,),
-    _ORDER.PURGED: (),
-}
-"""The one table of allowed moves. Services move with a conditional UPDATE from these states only."""
-
-SHOT_MOVES: Final[dict[ShotState, tuple[ShotState, ...]]] = {
-    ShotState.PENDING: (ShotState.LEASED,),
-    ShotState.LEASED: (ShotState.LEASED, ShotState.PENDING, ShotState.DONE, ShotState.FAILED),
-    ShotState.DONE: (),
-    ShotState.FAILED: (ShotState.PENDING,),
-}
-
-LIVE_STATES: Final = tuple(state for state in OrderState if state not in (_ORDER.PURGING, _ORDER.PURGED))
-WORKING_STATES: Final = (_ORDER.QUEUED, _ORDER.RENDERING)
-
-
-def sources_of(target: OrderState) -> tuple[OrderState, ...]:
-    """The states from which an order may move to `target`."""
-    return tuple(state for state, targets in ORDER_MOVES.items() if target in targets)
-
-
 class OrderQuerySet(models.QuerySet["Order"]):
     def live(self, now: datetime) -> "OrderQuerySet":
         """Orders whose customer may still read them; nothing else decides, whatever runs or does not run."""
@@ -191,7 +143,7 @@ class OrderQuerySet(models.QuerySet["Order"]):
 
     def move(self, target: OrderState, **changes: Any) -> int:
         """Move what may move to `target`; the count says how many did. 0 means somebody else was first."""
-        return self.filter(state__in=sources_of(target)).update(state=target, **changes)
+        return self.filter(state__in=sources_of(ORDER_MOVES, target)).update(state=target, **changes)
 
 
 class Order(models.Model):
@@ -341,6 +293,12 @@ class Selfie(models.Model):
         return f"selfie {self.index} of order {self.order_id}"
 
 
+class ShotQuerySet(models.QuerySet["Shot"]):
+    def move(self, target: ShotState, **changes: Any) -> int:
+        """Move what may move to `target`; the count says how many did."""
+        return self.filter(state__in=sources_of(SHOT_MOVES, target)).update(state=target, **changes)
+
+
 class Shot(models.Model):
     """One picture to make: a row of the queue, claimed under a lease, delivered once."""
 
@@ -361,6 +319,8 @@ class Shot(models.Model):
     height = models.PositiveSmallIntegerField(null=True)
     render_seconds = models.FloatField(null=True)
     finished_at = models.DateTimeField(null=True)
+
+    objects = ShotQuerySet.as_manager()
 
     class Meta:
         ordering = ("order", "index")

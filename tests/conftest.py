@@ -89,7 +89,7 @@ def placed(place: Callable[..., Placed]) -> Placed:
 def render_all(db: None) -> Callable[[], None]:
     """Runs assessment and rendering in this process until nothing is left to do."""
     from headshots import tasks
-    from headshots.models import OrderState
+    from headshots.states import OrderState
 
     def run() -> None:
         for order in Order.objects.filter(state=OrderState.ASSESSING):

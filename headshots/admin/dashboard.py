@@ -6,8 +6,9 @@ from typing import Final
 from django.db.models import Count, Q
 
 from headshots.admin.base import Table, counted, length
-from headshots.models import WORKING_STATES, Heartbeat, Order, OrderState, Shot, ShotState, StoredObject
+from headshots.models import Heartbeat, Order, Shot, StoredObject
 from headshots.services import purge
+from headshots.states import WORKING_STATES, OrderState, ShotState
 
 LATE: Final = timedelta(minutes=2)  # the purge runs every minute: a second missed round is worth a warning
 

@@ -4,7 +4,8 @@ from datetime import datetime
 from typing import Final
 
 from headshots.admin.base import Table, at, labelled, span
-from headshots.models import AuditEntry, Order, Payment, ShotState
+from headshots.models import AuditEntry, Order, Payment
+from headshots.states import ShotState
 
 PURGE_STEPS: Final = (
     ("fenced_at", "fenced"),

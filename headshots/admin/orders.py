@@ -17,8 +17,9 @@ from django.utils.safestring import SafeString
 
 from headshots.admin.base import ReadOnlyAdmin, actor_of, at, counted, length, span
 from headshots.admin.order_tables import PURGE_STEPS, tables_of
-from headshots.models import LIVE_STATES, Order, OrderState, ShotState
+from headshots.models import Order
 from headshots.services import audit, orders, payments, purge
+from headshots.states import LIVE_STATES, OrderState, ShotState
 
 log = logging.getLogger(__name__)
 

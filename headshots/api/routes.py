@@ -27,9 +27,10 @@ from headshots.api.schemas import (
     StyleOut,
 )
 from headshots.exceptions import Refusal, text_of
-from headshots.models import Order, OrderState
+from headshots.models import Order
 from headshots.services import delivery, orders, progress, purge, styles
 from headshots.services.consent import Consent
+from headshots.states import OrderState
 from headshots.tiers import TIERS
 from headshots.vault.envelope import Kind
 from pipelines.errors import Refused

@@ -9,9 +9,10 @@ from typing import IO, Final, cast
 from typing_extensions import Buffer  # pydantic brings it; collections.abc has it from Python 3.12
 
 from headshots.exceptions import Refusal
-from headshots.models import Order, Shot, ShotState
+from headshots.models import Order, Shot
 from headshots.services import objects
 from headshots.services.licences import licence_text
+from headshots.states import ShotState
 from headshots.vault.envelope import Kind
 
 _ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)

@@ -11,7 +11,8 @@ from django.conf import settings
 from django.db import transaction
 
 from headshots.exceptions import NotFound
-from headshots.models import LIVE_STATES, Order, OrderKey, StoredObject
+from headshots.models import Order, OrderKey, StoredObject
+from headshots.states import LIVE_STATES
 from headshots.vault.blobs import BlobStore, DiskBlobStore
 from headshots.vault.cache import OrderKeys
 from headshots.vault.envelope import Kind, ObjectName, Role, open_object, role_of, seal_object

@@ -14,8 +14,9 @@ from django.db import IntegrityError, transaction
 
 from headshots.celery import Task, enqueue
 from headshots.exceptions import NotFound, Refusal
-from headshots.models import ConsentRecord, Order, OrderState, Shot, ShotState, StyleVersion
+from headshots.models import ConsentRecord, Order, Shot, StyleVersion
 from headshots.services import audit, consent, objects, payments, purge, styles, uploads
+from headshots.states import OrderState, ShotState
 from headshots.tiers import TIERS, Tier
 from headshots.vault.keys import epoch_of, not_after_of
 from headshots.vault.receipts import new_receipt_id
@@ -207,8 +208,8 @@ def retry_failed(order: Order, *, actor: str, now: datetime) -> int:
         .exists()
     ):
         return 0
-    revived = Shot.objects.filter(order=order, state=ShotState.FAILED).update(
-        state=ShotState.PENDING, attempts=0, error_code="", not_before=now
+    revived = Shot.objects.filter(order=order, state=ShotState.FAILED).move(
+        ShotState.PENDING, attempts=0, error_code="", not_before=now
     )
     if revived:
         Order.objects.filter(pk=order.pk).move(OrderState.QUEUED, finished_at=None)

@@ -13,17 +13,9 @@ from django.db.models import Sum
 
 from headshots.celery import Task, enqueue
 from headshots.exceptions import Refusal
-from headshots.models import (
-    LIVE_STATES,
-    Order,
-    OrderState,
-    Payment,
-    PaymentEvent,
-    Refund,
-    Shot,
-    ShotState,
-)
+from headshots.models import Order, Payment, PaymentEvent, Refund, Shot
 from headshots.services import audit
+from headshots.states import LIVE_STATES, OrderState, ShotState
 from headshots.tiers import CURRENCY
 
 

@@ -8,7 +8,8 @@ from typing import Final, Literal
 from django.db.models import Sum
 
 from headshots.exceptions import TEXTS, RefusalText
-from headshots.models import Order, OrderState, Refund, Shot, ShotState
+from headshots.models import Order, Refund, Shot
+from headshots.states import OrderState, ShotState
 from headshots.tiers import TIERS, Tier
 
 FINAL_STATES: Final = (OrderState.REFUSED, OrderState.READY, OrderState.FAILED)

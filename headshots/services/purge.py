@@ -15,18 +15,9 @@ from django.db import connection, transaction
 from django.db.models import F, Max
 
 from headshots.exceptions import Refusal
-from headshots.models import (
-    Heartbeat,
-    Order,
-    OrderKey,
-    OrderState,
-    Receipt,
-    Selfie,
-    Shot,
-    ShotState,
-    StoredObject,
-)
+from headshots.models import Heartbeat, Order, OrderKey, Receipt, Selfie, Shot, StoredObject
 from headshots.services import audit, objects, payments
+from headshots.states import OrderState, ShotState
 from headshots.vault import receipts
 from headshots.vault.envelope import Kind
 

@@ -12,8 +12,9 @@ from django.db.models import F, Q, QuerySet
 
 from headshots.celery import MAX_COPIES, Task, enqueue
 from headshots.exceptions import NotFound
-from headshots.models import WORKING_STATES, Order, OrderState, Shot, ShotState, StoredObject
+from headshots.models import Order, Shot, ShotQuerySet, StoredObject
 from headshots.services import objects, orders, purge
+from headshots.states import WORKING_STATES, OrderState, ShotState
 from headshots.tiers import TIERS
 from headshots.vault.envelope import Kind
 
@@ -44,7 +45,7 @@ class Claim:
         return orders.seeds_of(self.shot.order, self.shot.style_version_id, self.shot.index)
 
 
-def _claimable(now: datetime) -> QuerySet[Shot]:
+def _claimable(now: datetime) -> ShotQuerySet:
     free = Q(state=ShotState.PENDING) | Q(state=ShotState.LEASED, lease_until__lt=now)
     return Shot.objects.filter(
         free,
@@ -72,8 +73,8 @@ def claim(owner: str, limit: int, now: datetime) -> list[Claim]:
         won = (
             _claimable(now)
             .filter(pk=pk, lease_token=seen_token)
-            .update(
-                state=ShotState.LEASED,
+            .move(
+                ShotState.LEASED,
                 attempts=F("attempts") + 1,
                 lease_token=seen_token + 1,
                 lease_owner=owner,
@@ -102,7 +103,7 @@ def is_wanted(claimed: Claim) -> bool:
     return _held(claimed).exists()
 
 
-def _held(claimed: Claim) -> QuerySet[Shot]:
+def _held(claimed: Claim) -> ShotQuerySet:
     return Shot.objects.filter(
         pk=claimed.shot.pk,
         state=ShotState.LEASED,
@@ -138,8 +139,8 @@ def _deliver(
     claimed: Claim, finished: "FinishedShot", written: Sequence[StoredObject], now: datetime
 ) -> bool:
     headshot, preview = written
-    is_ours = _held(claimed).update(
-        state=ShotState.DONE,
+    is_ours = _held(claimed).move(
+        ShotState.DONE,
         seed=finished.seed,
         headshot=headshot,
         preview=preview,
@@ -165,21 +166,19 @@ def fail(claimed: Claim, failed: "FailedShot", now: datetime) -> None:
     """Give the shot back for another attempt, or close it when trying again makes no sense."""
     give_back = failed.is_retryable and claimed.shot.attempts < MAX_ATTEMPTS
     if give_back:
-        moved = _held(claimed).update(
-            state=ShotState.PENDING, error_code=failed.code, lease_owner="", not_before=now + RETRY_PAUSE
+        moved = _held(claimed).move(
+            ShotState.PENDING, error_code=failed.code, lease_owner="", not_before=now + RETRY_PAUSE
         )
     else:
-        moved = _held(claimed).update(
-            state=ShotState.FAILED, error_code=failed.code, lease_owner="", finished_at=now
-        )
+        moved = _held(claimed).move(ShotState.FAILED, error_code=failed.code, lease_owner="", finished_at=now)
     if moved and not give_back:
         orders.finish(claimed.shot.order_id, now)
 
 
 def release(owner: str) -> int:
     """Give back what a worker that is shutting down still holds, without spending an attempt."""
-    return Shot.objects.filter(state=ShotState.LEASED, lease_owner=owner).update(
-        state=ShotState.PENDING, attempts=F("attempts") - 1, lease_owner=""
+    return Shot.objects.filter(state=ShotState.LEASED, lease_owner=owner).move(
+        ShotState.PENDING, attempts=F("attempts") - 1, lease_owner=""
     )
 
 
@@ -224,7 +223,7 @@ def _give_up(now: datetime) -> int:
         attempts__gte=MAX_ATTEMPTS,
         order__state__in=WORKING_STATES,
     )
-    count = stuck.update(state=ShotState.FAILED, error_code="worker_lost", lease_owner="", finished_at=now)
+    count = stuck.move(ShotState.FAILED, error_code="worker_lost", lease_owner="", finished_at=now)
     unfinished: QuerySet[Order, uuid.UUID] = Order.objects.filter(state=OrderState.RENDERING).values_list(
         "pk", flat=True
     )

@@ -13,9 +13,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from headshots.exceptions import NotFound, Refusal, text_of
-from headshots.models import Order, OrderState
+from headshots.models import Order
 from headshots.services import delivery, orders, payments, progress, purge
 from headshots.services.progress import OrderView
+from headshots.states import OrderState
 from headshots.vault.envelope import Kind
 from headshots.web import links, pages
 

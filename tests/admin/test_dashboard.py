@@ -8,9 +8,10 @@ from django.test import Client
 
 from headshots.admin import dashboard
 from headshots.admin.base import length
-from headshots.models import Heartbeat, Order, Shot, ShotState
+from headshots.models import Heartbeat, Order, Shot
 from headshots.services import orders
 from headshots.services.orders import Placed
+from headshots.states import ShotState
 from tests.admin.conftest import page_of
 
 pytestmark = pytest.mark.django_db

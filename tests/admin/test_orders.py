@@ -7,8 +7,9 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from headshots.models import AuditEntry, Order, OrderKey, OrderState, Payment, Shot, ShotState
+from headshots.models import AuditEntry, Order, OrderKey, Payment, Shot
 from headshots.services import objects, orders, purge
+from headshots.states import OrderState, ShotState
 from tests.admin.conftest import client_for, messages_of, page_of
 
 pytestmark = pytest.mark.django_db

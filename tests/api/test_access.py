@@ -8,8 +8,9 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from headshots.models import Order, OrderState
+from headshots.models import Order
 from headshots.services.orders import Placed
+from headshots.states import OrderState
 from headshots.vault.tokens import new_token
 from tests.api.conftest import assert_refused, bearer
 

@@ -10,8 +10,9 @@ import pytest
 from django.test import Client
 from PIL import Image
 
-from headshots.models import Order, OrderKey, OrderState
+from headshots.models import Order, OrderKey
 from headshots.services import objects, uploads
+from headshots.states import OrderState
 from pipelines.errors import Retryable
 from tests.api.conftest import Post, assert_nothing_is_stored, assert_refused, bearer
 from tests.pipelines.test_images import hostile

@@ -9,19 +9,10 @@ import pytest
 from django.utils import timezone
 
 from headshots.exceptions import NotFound, Refusal
-from headshots.models import (
-    PRESET_FIELDS,
-    ConsentRecord,
-    Order,
-    OrderKey,
-    OrderState,
-    Shot,
-    ShotState,
-    StoredObject,
-    Style,
-)
+from headshots.models import PRESET_FIELDS, ConsentRecord, Order, OrderKey, Shot, StoredObject, Style
 from headshots.services import consent, objects, orders, styles, uploads
 from headshots.services.orders import Placed
+from headshots.states import ORDER_MOVES, OrderState, ShotState
 
 pytestmark = pytest.mark.django_db
 
@@ -220,3 +211,20 @@ def test_staff_can_give_failed_shots_fresh_attempts(placed: Placed, now: datetim
     assert revived == 3
     assert set(Shot.objects.values_list("state", "attempts", "error_code")) == {("pending", 0, "")}
     assert Order.objects.get().state == OrderState.QUEUED
+
+
+def test_a_move_that_the_table_does_not_allow_changes_nothing(placed: Placed) -> None:
+    for target in (OrderState.READY, OrderState.RENDERING, OrderState.FAILED, OrderState.PURGED):
+        assert Order.objects.filter(pk=placed.order.pk).move(target) == 0
+    assert Shot.objects.filter(order=placed.order).move(ShotState.DONE) == 0
+
+    assert Order.objects.get().state == OrderState.ASSESSING
+    assert set(Shot.objects.values_list("state", flat=True)) == {"pending"}
+
+
+def test_every_state_but_the_last_has_a_way_to_the_purge() -> None:
+    reachable = {OrderState.PURGED}
+    for _ in OrderState:
+        reachable |= {state for state, targets in ORDER_MOVES.items() if reachable & set(targets)}
+
+    assert reachable == set(OrderState)

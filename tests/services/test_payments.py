@@ -6,9 +6,10 @@ from datetime import datetime
 import pytest
 
 from headshots.exceptions import Refusal
-from headshots.models import Order, OrderState, Payment, PaymentEvent, Refund, Shot, ShotState
+from headshots.models import Order, Payment, PaymentEvent, Refund, Shot
 from headshots.services import orders, payments, purge
 from headshots.services.orders import Placed
+from headshots.states import OrderState, ShotState
 
 pytestmark = pytest.mark.django_db
 

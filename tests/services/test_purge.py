@@ -16,7 +16,6 @@ from headshots.models import (
     Immutable,
     Order,
     OrderKey,
-    OrderState,
     Receipt,
     Selfie,
     Shot,
@@ -24,6 +23,7 @@ from headshots.models import (
 )
 from headshots.services import delivery, objects, orders, purge, shots, uploads
 from headshots.services.orders import Placed
+from headshots.states import OrderState
 from headshots.vault import receipts
 from headshots.vault.envelope import Kind
 

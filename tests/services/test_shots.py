@@ -8,9 +8,10 @@ import pytest
 from django.db import DatabaseError
 from django.utils import timezone
 
-from headshots.models import Order, OrderState, Shot, ShotState, StoredObject
+from headshots.models import Order, Shot, StoredObject
 from headshots.services import objects, orders, purge, shots
 from headshots.services.orders import Placed
+from headshots.states import OrderState, ShotState
 from headshots.vault.envelope import Kind
 from pipelines.types import FailedShot, FinishedShot, QualityReport
 

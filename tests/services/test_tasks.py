@@ -11,9 +11,10 @@ from PIL import Image
 
 from headshots import tasks
 from headshots.celery import Task, app
-from headshots.models import Order, OrderState, Shot, ShotState
+from headshots.models import Order, Shot
 from headshots.services import objects, orders, purge
 from headshots.services.orders import Placed
+from headshots.states import OrderState, ShotState
 
 pytestmark = pytest.mark.django_db
 

@@ -12,9 +12,10 @@ from django.test import Client
 from django.utils import timezone
 
 from headshots.exceptions import TEXTS
-from headshots.models import Order, OrderState, Payment, PaymentEvent, Shot, ShotState
+from headshots.models import Order, Payment, PaymentEvent, Shot
 from headshots.services import objects, orders, purge
 from headshots.services.orders import Placed
+from headshots.states import OrderState, ShotState
 from headshots.vault.tokens import new_token
 from headshots.web.order_views import time_left
 from tests.web.conftest import code_of, hold

@@ -1,0 +1,60 @@
+"""The states of orders and shots, and the one table of allowed moves for each.
+
+Services move rows only through `QuerySet.move`, a conditional UPDATE from the states listed here.
+"""
+
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+from django.db import models
+
+StateT = TypeVar("StateT", bound=models.TextChoices)
+
+
+class OrderState(models.TextChoices):
+    ASSESSING = "assessing"
+    REFUSED = "refused"
+    AWAITING_PAYMENT = "awaiting_payment"
+    QUEUED = "queued"
+    RENDERING = "rendering"
+    READY = "ready"
+    FAILED = "failed"
+    PURGING = "purging"
+    PURGED = "purged"
+
+
+class ShotState(models.TextChoices):
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+
+
+_O = OrderState
+ORDER_MOVES: Final[Mapping[OrderState, tuple[OrderState, ...]]] = {
+    _O.ASSESSING: (_O.REFUSED, _O.AWAITING_PAYMENT, _O.QUEUED, _O.PURGING),
+    _O.REFUSED: (_O.PURGING,),
+    _O.AWAITING_PAYMENT: (_O.QUEUED, _O.PURGING),
+    _O.QUEUED: (_O.RENDERING, _O.PURGING),
+    _O.RENDERING: (_O.READY, _O.FAILED, _O.PURGING),
+    _O.READY: (_O.QUEUED, _O.PURGING),  # back to the queue when staff retry failed shots
+    _O.FAILED: (_O.QUEUED, _O.PURGING),
+    _O.PURGING: (_O.PURGED,),
+    _O.PURGED: (),
+}
+
+_S = ShotState
+SHOT_MOVES: Final[Mapping[ShotState, tuple[ShotState, ...]]] = {
+    _S.PENDING: (_S.LEASED, _S.FAILED),  # failed: its last worker gave it back and no attempt is left
+    _S.LEASED: (_S.LEASED, _S.PENDING, _S.DONE, _S.FAILED),  # leased again: its worker was lost
+    _S.DONE: (),
+    _S.FAILED: (_S.PENDING,),  # staff retry
+}
+
+LIVE_STATES: Final = tuple(state for state in OrderState if state not in (_O.PURGING, _O.PURGED))
+WORKING_STATES: Final = (_O.QUEUED, _O.RENDERING)
+
+
+def sources_of(moves: Mapping[StateT, tuple[StateT, ...]], target: StateT) -> tuple[StateT, ...]:
+    """The states from which a row may move to `target`."""
+    return tuple(state for state, targets in moves.items() if target in targets)
