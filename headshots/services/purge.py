@@ -215,6 +215,8 @@ def find_deletion(receipt_id: str, now: datetime) -> tuple[Order, Receipt | None
 
     Raises Refusal("receipt_not_found") for unknown numbers and for orders that are not being deleted.
     """
+    if not receipts.is_receipt_id(receipt_id):  # also keeps what a database cannot hold, a NUL, away from it
+        raise Refusal("receipt_not_found")
     begun = Order.objects.filter(receipt_id=receipt_id, state__in=(OrderState.PURGING, OrderState.PURGED))
     for order in begun.filter(state=OrderState.PURGING, purge_not_before__lte=now):
         _advance_safely(order.pk, now)

@@ -114,6 +114,11 @@ def parse_receipt(text: str) -> Receipt:
     )
 
 
+def is_receipt_id(text: str) -> bool:
+    """Whether the text has the form of a receipt number; anything else need not be looked up."""
+    return re.fullmatch(_RECEIPT_ID, text) is not None
+
+
 def new_receipt_id() -> str:
     """A random receipt number of 80 bits, such as 7F3K-9QXD-2M5W-PZ8T."""
     return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(4)) for _ in range(4))

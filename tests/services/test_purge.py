@@ -230,7 +230,7 @@ def test_the_audit_log_is_append_only(placed: Placed) -> None:
 def test_destroyed_keys_are_gone_from_the_database_files(place: Callable[..., Placed], now: datetime) -> None:
     order = place().order
     if connection.vendor != "sqlite" or not Path(str(connection.settings_dict["NAME"])).exists():
-        pytest.skip("on Postgres the epoch key is the erasure; an in-memory database has no files")
+        pytest.skip("on Postgres the epoch key is the erasure; nothing to look for in files")
     wrapped = [bytes(key.wrapped) for key in order.keys.all()]
 
     purge.request(order, actor="customer", now=now)

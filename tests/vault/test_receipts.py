@@ -13,6 +13,7 @@ from headshots.vault.receipts import (
     Receipt,
     compose_receipt,
     digest_of_ciphertexts,
+    is_receipt_id,
     new_receipt_id,
     parse_receipt,
 )
@@ -180,3 +181,9 @@ def test_digest_of_ciphertexts_does_not_depend_on_their_order() -> None:
 def test_digest_is_only_taken_over_digests(digest: str) -> None:
     with pytest.raises(ValueError, match="64 lower-case"):
         digest_of_ciphertexts([digest])
+
+
+@pytest.mark.parametrize("text", ["", "\0", "7F3K-9QXD-2M5W", "7f3k-9qxd-2m5w-pz8t", "7F3K-9QXD-2M5W-PZ8T\n"])
+def test_a_text_that_is_no_receipt_number_is_known_by_its_form(text: str) -> None:
+    assert not is_receipt_id(text)
+    assert is_receipt_id(new_receipt_id())
