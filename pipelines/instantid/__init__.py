@@ -1,1 +1,1 @@
-"""The InstantID engine: SDXL conditioned by IdentityNet and the face adapter. Imports torch; opened by tasks only."""
+"""The InstantID engine: SDXL conditioned by IdentityNet and the face adapter. Imports torch."""
