@@ -1,7 +1,7 @@
 """Celery tasks: the only door to the engine. Arguments are ids; each task may run twice, late, or never."""
 
 import logging
-import multiprocessing
+import mmap
 import os
 import secrets
 import socket
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_stopping = multiprocessing.get_context("fork").Event()  # shared with the children of a prefork pool
+# One byte shared with the children of a prefork pool. No lock: a killed child must not leave one held.
+_stopping = mmap.mmap(-1, 1)
 
 
 @cache
@@ -110,7 +111,7 @@ class RenderRun:
         An order that vanished meanwhile is skipped, and one that cannot be read does not stop the others.
         """
         requests: list[ShotRequest] = []
-        while not requests and not _stopping.is_set():
+        while not requests and not _stopping[0]:
             claims = shots.claim(self.owner, free_slots, timezone.now())
             if not claims:
                 break
@@ -202,7 +203,7 @@ def _tolerant(step: Callable[[datetime], object]) -> None:
 @worker_shutting_down.connect
 def _stop_claiming(**kwargs: Any) -> None:
     """Runs in the pool's parent; its children see the same event, finish their picture and end."""
-    _stopping.set()
+    _stopping[0] = 1
 
 
 @worker_process_init.connect

@@ -6,7 +6,7 @@ from typing import Final
 from django.db import transaction
 
 from headshots.celery import Task, enqueue
-from headshots.exceptions import NotFound, Refusal
+from headshots.exceptions import TEXTS, NotFound, Refusal
 from headshots.models import Order, Selfie
 from headshots.services import objects
 from headshots.vault.envelope import Kind
@@ -22,8 +22,8 @@ def clean(raw: bytes) -> bytes:
         raise Refusal("file_too_large")
     try:
         return clean_portrait_in_sandbox(raw)
-    except Refused as error:
-        raise Refusal(error.code) from None
+    except Refused as error:  # from a process that read a stranger's bytes: only codes we know are believed
+        raise Refusal(error.code if error.code in TEXTS else "truncated_image") from None
     except Retryable as error:  # no process could be started: it is not the photo's fault
         raise Refusal("busy") from error
 
