@@ -27,14 +27,11 @@ class Service:
 
     def children(self, words: str) -> list[int]:
         """The ids of the processes below this one whose command line holds `words`."""
-        found = subprocess.run(
-            ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-        rows = [line.split(None, 2) for line in found]
+        rows = [row for path in Path("/proc").glob("[0-9]*") if (row := _process(path))]
         below = {self.process.pid}
         for _ in range(4):  # supervisor, pool parent, pool child
-            below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
-        return [int(pid) for pid, _, args in rows if int(pid) in below and words in args]
+            below |= {pid for pid, parent, _ in rows if parent in below}
+        return sorted(pid for pid, _, command in rows if pid in below and words in command)
 
     def kill(self, words: str) -> None:
         """SIGKILL for every process whose command line holds `words`; there must be one."""
@@ -42,6 +39,15 @@ class Service:
         assert victims
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
+
+
+def _process(folder: Path) -> tuple[int, int, str] | None:
+    """A process's id, its parent's and its command line; None when it has just ended."""
+    try:
+        parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        return int(folder.name), parent, (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager
