@@ -1,0 +1,168 @@
+"""Faces through insightface: who is in the photo, where the five points are, and how alike two pictures are.
+
+Two recognisers on purpose: one conditions the engine, another one judges its pictures. A picture judged by
+the recogniser it was made with would only show that the engine obeys.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from insightface.app import FaceAnalysis
+from insightface.model_zoo import get_model
+from insightface.utils.face_align import norm_crop
+from numpy.typing import NDArray
+
+from pipelines.errors import Final as FinalError
+from pipelines.errors import Refused
+from pipelines.faces import MIN_EYE_DISTANCE
+from pipelines.types import Pixels
+
+# One size misses faces that fill the frame, another small ones; the candidates of all are merged.
+DET_SIZES: Final = ((640, 640), (320, 320), (160, 160))
+# A face cut by the photo's edge is found once there is something around it (maintainers: 15 % or more).
+PADDING: Final = 0.25
+SECOND_FACE_SHARE: Final = 0.25  # a second face counts above this share of the first one's area
+OUTLIER_COSINE: Final = 0.35  # below it, a photo shows somebody else; about 0.52 is usual for one person
+PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityFace:
+    """One face as the engine conditions on it; lives in memory only.
+
+    `keypoints` are (5, 2) float32 in pixels of the portrait: eye, eye, nose, mouth corner, mouth corner, the
+    viewer's left first. `embedding` is (512,) float32, raw and not normalised, as InstantID was trained.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+    score: float
+    keypoints: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+    @property
+    def eye_distance(self) -> float:
+        """Pixels between the eye centres."""
+        return float(np.linalg.norm(self.keypoints[1] - self.keypoints[0]))
+
+    @property
+    def area(self) -> float:
+        """Square pixels of the box."""
+        return self.width * self.height
+
+
+def load_analysis(folder: Path, device: str) -> FaceAnalysis:
+    """Detector and recogniser of `folder` (*.onnx) on `device`, "cpu" or "cuda".
+
+    Raises Final: weights_missing, no_cuda (a session that fell back to the CPU is not accepted).
+    """
+    if not any(folder.glob("*.onnx")):
+        raise FinalError("weights_missing", f"{folder} holds no *.onnx; it finds faces and describes them")
+    analysis = FaceAnalysis(
+        name=str(folder), allowed_modules=["detection", "recognition"], providers=[PROVIDERS[device]]
+    )
+    if "recognition" not in analysis.models:
+        raise FinalError("weights_missing", f"{folder} holds no face recogniser")
+    analysis.prepare(ctx_id=0 if device == "cuda" else -1, det_size=list(DET_SIZES))
+    for task, model in analysis.models.items():
+        _require_provider(task, model, device)
+    return analysis
+
+
+def load_judge(path: Path, device: str) -> Any:
+    """The second recogniser, for `similarity`. Raises Final: weights_missing, no_cuda."""
+    if not path.exists():
+        raise FinalError("weights_missing", f"{path} is missing; it judges likeness")
+    judge = get_model(str(path), providers=[PROVIDERS[device]])
+    judge.prepare(0 if device == "cuda" else -1)
+    _require_provider("judge", judge, device)
+    return judge
+
+
+def _require_provider(task: str, model: Any, device: str) -> None:
+    running = model.session.get_providers()
+    _log.info("%s runs on %s", task, running[0])
+    if running[0] != PROVIDERS[device]:
+        raise FinalError("no_cuda", f"{task} was to run on {device} but runs on {running[0]}")
+
+
+def find_faces(analysis: FaceAnalysis, portrait: Pixels) -> list[IdentityFace]:
+    """All faces, largest first. Looks at the photo with a border around it when it shows none without."""
+    faces = _found(analysis, portrait, 0)
+    if not faces:
+        faces = _found(analysis, portrait, round(PADDING * max(portrait.shape[:2])))
+    return sorted(faces, key=lambda face: face.area, reverse=True)
+
+
+def _found(analysis: FaceAnalysis, portrait: Pixels, border: int) -> list[IdentityFace]:
+    bgr = np.pad(portrait[..., ::-1], ((border, border), (border, border), (0, 0)), constant_values=127)
+    return [
+        IdentityFace(
+            left=float(face.bbox[0]) - border,
+            top=float(face.bbox[1]) - border,
+            width=float(face.bbox[2] - face.bbox[0]),
+            height=float(face.bbox[3] - face.bbox[1]),
+            score=float(face.det_score),
+            keypoints=np.asarray(face.kps, np.float32) - np.float32(border),
+            embedding=np.asarray(face.embedding, np.float32),
+        )
+        for face in analysis.get(np.ascontiguousarray(bgr))
+    ]
+
+
+def the_one_face(analysis: FaceAnalysis, portrait: Pixels) -> IdentityFace:
+    """The face of the portrait. Raises Refused: no_face, several_faces, face_too_small."""
+    faces = find_faces(analysis, portrait)
+    if not faces:
+        raise Refused("no_face")
+    first, *others = faces
+    if others and others[0].area > SECOND_FACE_SHARE * first.area:
+        raise Refused("several_faces")
+    if first.eye_distance < MIN_EYE_DISTANCE:
+        raise Refused("face_too_small")
+    return first
+
+
+def mean_embedding(faces: Sequence[IdentityFace]) -> NDArray[np.float32]:
+    """(512,) float32: the mean over one to four photos of one person, without the photos that do not fit.
+
+    InstantID's paper averages embeddings (arXiv 2401.07519, 3.3). A photo is dropped when its cosine to the
+    mean of the others is below OUTLIER_COSINE and there are two others. Raises ValueError for no face at all.
+    """
+    if not faces:
+        raise ValueError("a mean needs at least one face")
+    embeddings = np.stack([face.embedding for face in faces])
+    if len(embeddings) < 3:
+        return np.asarray(embeddings.mean(axis=0), np.float32)
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)  # a strong stranger counts once
+    fits = [
+        cosine(unit, np.delete(units, place, axis=0).mean(axis=0)) >= OUTLIER_COSINE
+        for place, unit in enumerate(units)
+    ]
+    kept = embeddings[fits] if any(fits) else embeddings
+    return np.asarray(kept.mean(axis=0), np.float32)
+
+
+def similarity(judge: Any, first: tuple[Pixels, IdentityFace], second: tuple[Pixels, IdentityFace]) -> float:
+    """How alike two pictures' faces are to the judge: cosine, -1 to 1; 0.4 is a usual bar for one person."""
+    return cosine(*(_judged(judge, pixels, face) for pixels, face in (first, second)))
+
+
+def _judged(judge: Any, pixels: Pixels, face: IdentityFace) -> NDArray[np.float32]:
+    bgr = np.ascontiguousarray(pixels[..., ::-1])
+    aligned = norm_crop(bgr, landmark=face.keypoints, image_size=judge.input_size[0])
+    return np.asarray(judge.get_feat(aligned), np.float32).ravel()
+
+
+def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """The cosine of the angle between two embeddings; 0 when one of them is zero."""
+    norm = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / norm if norm else 0.0
