@@ -11,15 +11,14 @@ from headshots.models import Order, Selfie
 from headshots.services import objects
 from headshots.vault.envelope import Kind
 from pipelines.errors import Refused, Retryable
+from pipelines.images import MAX_UPLOAD_BYTES
 from pipelines.sandbox import clean_portrait_in_sandbox
 
-MAX_BYTES: Final = 25 * 1024 * 1024
+MAX_BYTES: Final = MAX_UPLOAD_BYTES
 
 
 def clean(raw: bytes) -> bytes:
     """The photo re-made from its pixels alone, as JPEG. Raises Refusal with the code of what is wrong."""
-    if len(raw) > MAX_BYTES:
-        raise Refusal("file_too_large")
     try:
         return clean_portrait_in_sandbox(raw)
     except Refused as error:  # from a process that read a stranger's bytes: only codes we know are believed
