@@ -87,6 +87,13 @@ class StyleVersion(models.Model):
     controlnet_conditioning_scale = models.FloatField(validators=_bounds(*presets.CONDITIONING_SCALE))
     guidance_method = models.CharField(max_length=20, choices=_choices(presets.GUIDANCE_METHODS))
     framing = models.CharField(max_length=20, choices=_choices(presets.FRAMINGS))
+    negative_identity = models.CharField(
+        max_length=20, choices=_choices(presets.NEGATIVE_IDENTITIES), default="noise"
+    )
+    control_guidance_end = models.FloatField(validators=_bounds(*presets.CONTROL_GUIDANCE_END), default=0.9)
+    is_face_masked = models.BooleanField(default=True)
+    loras = models.JSONField(default=list, blank=True)  # [{"name": ..., "weight": ...}]
+    extra_control = models.JSONField(null=True, blank=True)  # the fields of presets.ExtraControl
     created_at = models.DateTimeField()
     created_by = models.CharField(max_length=150)
 
@@ -98,6 +105,7 @@ class StyleVersion(models.Model):
             _between("num_inference_steps", presets.NUM_INFERENCE_STEPS),
             _between("ip_adapter_scale", presets.CONDITIONING_SCALE),
             _between("controlnet_conditioning_scale", presets.CONDITIONING_SCALE),
+            _between("control_guidance_end", presets.CONTROL_GUIDANCE_END),
         )
 
     def __str__(self) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,31 @@ class OutputSpec:
 
     long_edge: int
     is_watermarked: bool
+    keeps_native: bool = False
+    """Also hand out the pixels as rendered, before upscaling, grain and marks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A region of a picture, in its pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartingPicture:
+    """A picture to change instead of pure noise (img2img), 896 x 1152.
+
+    `strength`, above 0 and up to 1, is the share of the steps that are done on it. With `inpaint` only the
+    face, or the box, is made anew, and the rest keeps its pixels.
+    """
+
+    pixels: Pixels
+    strength: float
+    inpaint: Literal["face"] | Box | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +79,7 @@ class ShotRequest:
     preset: StylePreset
     seeds: tuple[int, ...]
     output: OutputSpec
+    start: StartingPicture | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +102,7 @@ class FinishedShot:
     height: int
     report: QualityReport
     seconds: float
+    native: Pixels | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,3 +131,5 @@ class EngineConfig:
     kind: str
     weights_dir: Path | None = None
     device: str = "cpu"
+    slots: int = 8
+    """Pictures in flight at once."""

@@ -6,7 +6,7 @@ from typing import Final as Constant
 
 import torch
 
-from pipelines.presets import GUIDANCE_METHODS, GUIDANCE_SCALE, PresetError
+from pipelines.presets import GUIDANCE_METHODS, GUIDANCE_SCALE, NEGATIVE_IDENTITIES, PresetError
 
 RESCALE_PHI: Constant = 0.7  # arXiv 2305.08891, section 3.4
 APG_ETA: Constant = 0.0  # arXiv 2410.02416, table 10, the row of SDXL; so are the next two
@@ -14,7 +14,6 @@ APG_NORM: Constant = 15.0
 APG_MOMENTUM: Constant = -0.5
 INTERVAL: Constant = (0.28, 5.42)  # sigma, open below and closed above; arXiv 2404.07724, SDXL
 NEGATIVE_NOISE: Constant = 0.35  # what ComfyUI_InstantID ships and its users settled on
-NEGATIVE_IDENTITIES: Constant = ("zeros", "noise", "same")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
