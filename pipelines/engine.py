@@ -1,9 +1,21 @@
 """The seam between the jobs and the picture makers: one protocol, and the one place that chooses."""
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final as Constant
+from typing import Protocol, TypeAlias
 
 from pipelines.errors import Final
 from pipelines.types import Cancelled, EngineConfig, Face, Pixels, Sink, Source
+
+ENGINES: Constant = ("preview", "instantid")
+
+Assessor: TypeAlias = Callable[[Pixels], Face]
+"""The one usable face of a portrait.
+
+Raises Refused (no_face, several_faces, face_too_small, face_too_dark, face_too_bright, face_blurred): tell
+the customer, erase the photo.
+"""
 
 
 class Engine(Protocol):
@@ -11,12 +23,9 @@ class Engine(Protocol):
 
     name: str
 
-    def assess(self, portrait: Pixels) -> Face:
-        """The one usable face of the portrait.
-
-        Raises Refused (no_face, several_faces, face_too_small, face_too_dark, face_too_bright,
-        face_blurred): tell the customer, erase the photo.
-        """
+    @property
+    def proof(self) -> Mapping[str, str]:
+        """What it runs on, for the log and for repeating a picture: device, versions, hash of the weights."""
 
     def run(self, source: Source, sink: Sink, cancelled: Cancelled) -> None:
         """Render what `source` gives until it gives nothing more; every request ends in one `sink` call.
@@ -27,9 +36,45 @@ class Engine(Protocol):
 
 
 def load_engine(config: EngineConfig) -> Engine:
-    """The engine named by `config.kind`, ready to run. Raises Final("unknown_engine") for any other name."""
+    """The engine named by `config.kind`, ready to run.
+
+    Raises Final: unknown_engine, and for instantid no_weights, weights_missing, weights_altered, bad_weights,
+    bad_calibration, unknown_device, no_cuda. All of them are the operator's to mend; nothing falls back.
+    """
     if config.kind == "preview":
         from pipelines.preview import PreviewEngine  # OpenCV: only where pictures are made
 
         return PreviewEngine()
-    raise Final("unknown_engine", f"ENGINE={config.kind!r} is not an engine; known: preview")
+    folder = _weights_of(config)
+    from pipelines import compat  # torch: the same
+
+    compat.install()
+    from pipelines.instantid.engine import InstantIdEngine
+    from pipelines.instantid.loading import load_parts
+
+    return InstantIdEngine(load_parts(folder, config.device), config.slots)
+
+
+def load_assessor(config: EngineConfig) -> Assessor:
+    """What looks at selfies for that engine. Needs no GPU: photos are assessed where there is none.
+
+    Raises Final as `load_engine` does.
+    """
+    if config.kind == "preview":
+        from pipelines.faces import the_one_face
+
+        return the_one_face
+    folder = _weights_of(config)
+    from pipelines.instantid.assess import load
+
+    return load(folder)
+
+
+def _weights_of(config: EngineConfig) -> Path:
+    if config.kind not in ENGINES:
+        raise Final("unknown_engine", f"{config.kind!r} is not an engine; known: {', '.join(ENGINES)}")
+    if config.weights_dir is None:
+        raise Final(
+            "no_weights", f"engine {config.kind} needs a folder of weights: python manage.py weights fetch"
+        )
+    return config.weights_dir

@@ -80,14 +80,19 @@ def the_one_face(portrait: Pixels) -> Face:
         raise Refused("several_faces")
     if first.eye_distance < MIN_EYE_DISTANCE:
         raise Refused("face_too_small")
-    gray = face_patch(portrait, first)
+    require_visible(portrait, first)
+    return first
+
+
+def require_visible(portrait: Pixels, face: Face) -> None:
+    """Raises Refused: face_too_dark, face_too_bright, face_blurred."""
+    gray = face_patch(portrait, face)
     if np.percentile(gray, 95) < MIN_BRIGHTNESS:
         raise Refused("face_too_dark")
     if (gray >= 250).mean() > MAX_CLIPPED:
         raise Refused("face_too_bright")
     if sharpness(gray) < MIN_SHARPNESS:
         raise Refused("face_blurred")
-    return first
 
 
 def face_patch(picture: Pixels, face: Face) -> _Gray:

@@ -1,5 +1,6 @@
 """Style presets: a structured prompt and the numbers that go with it, with their bounds."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,7 @@ WIDTH: Final = 896
 HEIGHT: Final = 1152
 
 PROMPT_PARTS: Final = ("subject", "wardrobe", "setting", "lighting", "lens", "mood", "composition")
+TOKEN_LIMIT: Final = 75  # SDXL's text encoders read 77, two of which are the start and the end
 
 
 class PresetError(ValueError):
@@ -103,6 +105,16 @@ class StylePreset:
     def prompt(self) -> str:
         """The parts in the order a text encoder weighs them: who, in what, where, how lit, how taken."""
         return ", ".join(part for name in PROMPT_PARTS if (part := getattr(self, name).strip()))
+
+
+def tokens_in(prompt: str) -> int:
+    """An estimate of CLIP's tokens in `prompt` that errs upwards: its pieces, and 3 more for every 10.
+
+    CLIP's tokenizer first cuts a text into words, single digits and runs of marks (Radford et al. 2021,
+    arXiv 2103.00020, and the code published with it), so "85mm, f/4" is 3 + 1 + 3 pieces. A common word
+    is one token and a rare one two or three; 1.3 tokens a word is the usual ratio for English.
+    """
+    return math.ceil(1.3 * len(re.findall(r"[^\W\d_]+|\d|(?:[^\w\s]|_)+", prompt)))
 
 
 def _within(field: str, value: float, bounds: tuple[float, float]) -> None:

@@ -3,7 +3,6 @@
 It shows the whole product anywhere, in 1 to 2 s a picture. It is not the product: its pictures say PREVIEW.
 """
 
-import logging
 import time
 from dataclasses import replace
 from typing import Final
@@ -13,8 +12,8 @@ import numpy as np
 
 from pipelines.backdrops import paint
 from pipelines.cutout import Cutout, cut_out, frame_inside, segment, warp
-from pipelines.errors import Refused
 from pipelines.faces import the_one_face
+from pipelines.failures import failed_shot
 from pipelines.finish import finish
 from pipelines.presets import HEIGHT, WIDTH
 from pipelines.quality import assess_headshot
@@ -22,7 +21,6 @@ from pipelines.relight import Plane, compose, keep_background, look_of
 from pipelines.scenes import scene_of
 from pipelines.types import (
     Cancelled,
-    Face,
     FailedShot,
     FinishedShot,
     Pixels,
@@ -36,8 +34,6 @@ MARK: Final = "PREVIEW"
 _MAX_PEOPLE: Final = 2  # kept at once: 16 MB a person and framing
 _MAX_ZOOM: Final = 0.08  # by seed, so that two pictures of a style are not the same crop
 _MAX_SHIFT: Final = 22.0  # px, by seed
-
-_log = logging.getLogger(__name__)
 
 
 class _Person:
@@ -64,9 +60,10 @@ class PreviewEngine:
     def __init__(self) -> None:
         cv2.setNumThreads(1)  # one picture per core; also keeps sums in one order
 
-    def assess(self, portrait: Pixels) -> Face:
-        """See `Engine.assess`."""
-        return the_one_face(portrait)
+    @property
+    def proof(self) -> dict[str, str]:
+        """See `Engine.proof`."""
+        return {"device": "cpu", "opencv": cv2.__version__}
 
     def run(self, source: Source, sink: Sink, cancelled: Cancelled) -> None:
         """See `Engine.run`. Nothing derived from a portrait outlives this call."""
@@ -84,11 +81,8 @@ def _attempt(
     """The shot's result; None when it was cancelled on the way."""
     try:
         return _shot(request, people, cancelled)
-    except Refused as refusal:
-        return FailedShot(shot_id=request.shot_id, code=refusal.code, is_retryable=False)
-    except Exception as error:  # one shot's accident must not cost the others theirs
-        _log.error("shot %s failed: %s", request.shot_id, type(error).__name__)
-        return FailedShot(shot_id=request.shot_id, code="engine_error", is_retryable=True)
+    except Exception as error:  # of this shot alone
+        return failed_shot(request.shot_id, error)
 
 
 def _shot(

@@ -11,6 +11,8 @@ Nothing here opens a connection; `manage.py weights fetch` fills the folder. Its
     faces/        scrfd_10g_bnkps.onnx, glintr100.onnx, 1k3d68.onnx, flat, as FaceAnalysis(name=faces) reads
     judge/auraface.onnx              a second recogniser
     upscaler/realesrgan_x4plus.safetensors   the plain state dict of RRDBNet
+    safety/       optional: config.json, preprocessor_config.json, model.safetensors of the safety checker
+    calibration.json   optional: the quality gate's bounds for these weights, see pipelines/gate.py
     weights.lock.json                what was put there: file -> key, size, sha256, licence accepted
 """
 
@@ -27,6 +29,7 @@ from pipelines.weights_manifest import BASES, KEYS, MANIFEST, WeightFile
 
 __all__ = [
     "BASES",
+    "CALIBRATION",
     "KEYS",
     "LOCK",
     "MANIFEST",
@@ -36,6 +39,7 @@ __all__ = [
     "WeightFile",
     "convert",
     "digest",
+    "is_random",
     "read_lock",
     "resolve",
     "verify",
@@ -43,6 +47,7 @@ __all__ = [
 ]
 
 LOCK: Final = "weights.lock.json"
+CALIBRATION: Final = "calibration.json"
 _BLOCK_BYTES: Final = 1 << 20
 # Published checkpoints keep the network one level down: Real-ESRGAN under the averaged or the plain weights.
 _WRAPPERS: Final = ("params_ema", "params")
@@ -61,7 +66,8 @@ class Locked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """Paths of a complete bundle; `base`, `vae`, `identitynet` and `faces` are folders, the others files."""
+    """Paths of a complete bundle; `base`, `vae`, `identitynet`, `faces` and `safety` are folders, the others
+    files. `safety` and `calibration` are None where the bundle has none."""
 
     folder: Path
     base: Path
@@ -71,6 +77,8 @@ class Bundle:
     faces: Path
     judge: Path
     upscaler: Path
+    safety: Path | None
+    calibration: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +137,7 @@ def resolve(bundle: Path, *, check_hashes: bool = False) -> Bundle:
         if verdict.state != "ok":
             code = "weights_altered" if verdict.state == "altered" else "weights_missing"
             raise FinalError(code, verdict.detail)
+    safety, calibration = bundle / "safety", bundle / CALIBRATION
     return Bundle(
         folder=bundle,
         base=bundle / "base",
@@ -138,28 +147,48 @@ def resolve(bundle: Path, *, check_hashes: bool = False) -> Bundle:
         faces=bundle / "faces",
         judge=bundle / "judge" / "auraface.onnx",
         upscaler=bundle / "upscaler" / "realesrgan_x4plus.safetensors",
+        safety=safety if safety.is_dir() else None,
+        calibration=calibration if calibration.is_file() else None,
     )
+
+
+def is_random(folder: Path) -> bool:
+    """Whether the bundle is one of random weights: recorded, and no licence was accepted for any file.
+
+    Its pictures mean nothing, so production refuses it. Raises Final("weights_altered") as `read_lock` does.
+    """
+    lock = read_lock(folder)
+    return bool(lock) and not any(entry.licence for entry in lock.values())
 
 
 def verify(
     folder: Path, *, check_hashes: bool = True, manifest: Iterable[WeightFile] = MANIFEST
 ) -> list[Verdict]:
-    """One verdict for each file a bundle needs. Raises Final("weights_altered") for an unreadable lock."""
+    """One verdict for each file a bundle needs, or has begun to have. An optional model counts as begun as
+    soon as one of its files is in the lock or in the folder: half a safety checker is never passed over.
+
+    Raises Final("weights_altered") for an unreadable lock.
+    """
     lock = read_lock(folder)
     present_base = next((lock[name].key for name in sorted(lock) if name.startswith("base/")), BASES[0])
-    other_bases = {key for key in BASES if key != present_base}
-    needed = {file.path: file for file in manifest if file.key not in other_bases}
-    is_tiny = bool(lock) and not any(entry.licence for entry in lock.values())
+    left_out = {key for key in BASES if key != present_base}
+    files = [file for file in manifest if file.key not in left_out]
+    begun = {file.key for file in files if file.path in lock or (folder / file.path).exists()}
+    needed = {file.path: file for file in files if not file.is_optional or file.key in begun}
+    is_tiny = is_random(folder)
 
     def mend(file: WeightFile) -> str:
         if is_tiny:
             return _mend(folder, "tiny")
         return _mend(folder, "fetch", file.key if lock else None)
 
-    return [
+    verdicts = [
         _judge(folder, file, lock.get(file.path), mend(file), check_hashes=check_hashes)
         for file in needed.values()
     ]
+    if CALIBRATION in lock or (folder / CALIBRATION).exists():
+        verdicts.append(_judge_calibration(folder, lock.get(CALIBRATION), check_hashes=check_hashes))
+    return verdicts
 
 
 def _judge(
@@ -179,13 +208,11 @@ def _judge(
         return verdict("missing", about.format(f"is not in {LOCK}") + fetch)
     if locked.key != file.key:
         return verdict("missing", about.format(f"is there only as of {locked.key}") + fetch)
-    size = path.stat().st_size
-    if size != locked.size_bytes:
-        return verdict("altered", about.format(f"has {size} bytes, not {locked.size_bytes}") + fetch)
+    change = _change(path, locked, check_hashes=check_hashes)
+    if change:
+        return verdict("altered", about.format(change) + fetch)
     if not check_hashes:
         return verdict("ok", "size as recorded")
-    if digest(path) != locked.sha256:
-        return verdict("altered", about.format("does not have its recorded hash") + fetch)
     if file.is_pickle:
         return verdict("ok", "as recorded at conversion")
     if not locked.licence:
@@ -195,6 +222,34 @@ def _judge(
     if file.sha256 != locked.sha256:
         return verdict("altered", about.format("does not have its published hash") + fetch)
     return verdict("ok", "as published")
+
+
+def _judge_calibration(folder: Path, locked: Locked | None, *, check_hashes: bool) -> Verdict:
+    """Operators write this file themselves: an unrecorded one is in order, a recorded one stays as it was."""
+    path = folder / CALIBRATION
+
+    def verdict(state: str, detail: str) -> Verdict:
+        return Verdict(path=CALIBRATION, key="calibration", state=state, detail=detail)
+
+    mend = f"it bounds the quality gate. {_mend(folder, 'tiny')}"
+    if locked is None:
+        return verdict("ok", "not recorded: the operator's own bounds")
+    if not path.is_file():
+        return verdict("missing", f"{path} is missing; {mend}")
+    change = _change(path, locked, check_hashes=check_hashes)
+    if change:
+        return verdict("altered", f"{path} {change}; {mend}")
+    return verdict("ok", "as recorded" if check_hashes else "size as recorded")
+
+
+def _change(path: Path, locked: Locked, *, check_hashes: bool) -> str | None:
+    """In which way the file is no longer what the lock says; None when it still is."""
+    size = path.stat().st_size
+    if size != locked.size_bytes:
+        return f"has {size} bytes, not {locked.size_bytes}"
+    if check_hashes and digest(path) != locked.sha256:
+        return "does not have its recorded hash"
+    return None
 
 
 def _mend(folder: Path, verb: str, key: str | None = None) -> str:

@@ -18,7 +18,8 @@ class WeightFile:
 
     `key` names the model it belongs to; licences are accepted by key. `host` is "hub" (a model hub) or
     "release" (a code repository's release). `source` is the path in the repository; with `member` it is an
-    archive, and the file is that member. `path` is where the file ends up in the bundle.
+    archive, and the file is that member. `path` is where the file ends up in the bundle. A bundle is complete
+    without the files that are `is_optional`; they are fetched only when asked for by their key.
     """
 
     key: str
@@ -33,6 +34,7 @@ class WeightFile:
     member: str | None = None
     size_bytes: int | None = None
     sha256: str | None = None
+    is_optional: bool = False
 
     def __post_init__(self) -> None:
         if self.commercial not in ("yes", "no", "ask"):
@@ -63,6 +65,7 @@ class _Model:
     licence: str
     commercial: str
     host: str = "hub"
+    is_optional: bool = False
 
     def file(
         self,
@@ -87,6 +90,7 @@ class _Model:
             member=member,
             size_bytes=size_bytes,
             sha256=sha256,
+            is_optional=self.is_optional,
         )
 
 
@@ -213,6 +217,16 @@ _REALESRGAN = _Model(
     commercial="yes",
     host="release",
 )
+_SAFETY = _Model(
+    key="safety-checker",
+    purpose="refuses pictures that show what must not be shown",
+    repository="CompVis/stable-diffusion-safety-checker",
+    # The half-precision safetensors, a proposal to the repository that its main branch has not taken in.
+    revision="1664e306d2258485321cbbd8083074c9474d4e41",
+    licence="not stated on its card; part of Stable Diffusion 1, CreativeML Open RAIL-M",
+    commercial="ask",
+    is_optional=True,
+)
 
 
 def _base(model: _Model, pins: dict[str, tuple[int, str]]) -> tuple[WeightFile, ...]:
@@ -289,6 +303,14 @@ MANIFEST: Final[tuple[WeightFile, ...]] = (
         "upscaler/realesrgan_x4plus.safetensors",
         67040989,
         "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
+    ),
+    _SAFETY.file("config.json", "safety/config.json"),
+    _SAFETY.file("preprocessor_config.json", "safety/preprocessor_config.json"),
+    _SAFETY.file(
+        "model.safetensors",
+        "safety/model.safetensors",
+        608018440,
+        "08902f19b1cfebd7c989f152fc0507bef6898c706a91d666509383122324b511",
     ),
 )
 

@@ -4,14 +4,17 @@
 and can be compiled or captured as a graph for each pair of row counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
 
-from pipelines.instantid.adapter import AttentionRows, Models
+from pipelines.instantid.adapter import Models
+from pipelines.instantid.attention import AttentionRows
 from pipelines.instantid.conditioning import Identity, Prompt
+from pipelines.instantid.lora import canonical
 from pipelines.instantid.samples import Sample
 
 
@@ -37,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkInput:
-    """What one network is given: the same for the UNet and for IdentityNet, which may have fewer rows.
+    """What one network is given: the same for the UNet and for ControlNets, which may have fewer rows.
 
     `latents` (rows, 4, height, width) in the networks' dtype, `timesteps` (rows,) float32, `pooled`
     (rows, pooled dim), `time_ids` (rows, 6).
@@ -51,8 +54,8 @@ class NetworkInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IdentityNetInput:
-    """What IdentityNet adds: `rows` (n,) says which rows of the batch are asked, None if all are.
+class ControlNetInput:
+    """What a ControlNet adds: `rows` (n,) says which rows of the batch are asked, None if all are.
 
     `control` (n, channels, height, width); `scales` (n, 1, 1, 1); `masks` by height of the residual, each
     (n, 1, height, width), None without masks.
@@ -67,45 +70,81 @@ class IdentityNetInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One forward. `identitynet` is None where no row asks for it, and then it is not called."""
+    """One forward. `identitynet` is None where no row asks for it, and then it is not called; `controls`
+    are the second ControlNets that rows ask for, by kind."""
 
     unet: NetworkInput
-    identitynet: IdentityNetInput | None
+    identitynet: ControlNetInput | None
+    controls: Mapping[str, ControlNetInput]
 
 
 def build_batch(models: Models, rows: Sequence[Row], model_input: torch.Tensor) -> Batch:
-    """The tensors of one forward; `model_input` (rows, 4, height, width) are the scaled latents."""
+    """The tensors of one forward; `model_input` (rows, 4, height, width) are the scaled latents.
+
+    Raises RuntimeError for a prompt that was encoded under other LoRAs than its shot asks for, or not for
+    its second ControlNet.
+    """
+    for row in rows:
+        _require_fitting(row)
     latents = model_input.to(models.dtype)
     asked = [index for index, row in enumerate(rows) if row.sample.needs_identitynet]
+    by_kind: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.sample.control is not None and row.sample.needs_control:
+            by_kind.setdefault(row.sample.control.kind, []).append(index)
     return Batch(
         unet=_network_input(rows, latents, _unet_attention(models, rows, latents)),
         identitynet=_identitynet_input(models, rows, latents, asked) if asked else None,
+        controls={
+            kind: _control_input(kind, rows, latents, indices) for kind, indices in sorted(by_kind.items())
+        },
     )
 
 
 def predict(models: Models, batch: Batch) -> torch.Tensor:
     """The noise predicted for every row (rows, 4, height, width)."""
     given = batch.unet
-    down, mid = _residuals(models, batch)
+    residuals = _residuals(models, batch)
     prediction: torch.Tensor = models.unet(
         given.latents,
         given.timesteps,
         encoder_hidden_states=None,  # every layer reads its cached keys and values
         added_cond_kwargs={"text_embeds": given.pooled, "time_ids": given.time_ids},
         cross_attention_kwargs={"ip_hidden_states": given.attention},
-        down_block_additional_residuals=down,
-        mid_block_additional_residual=mid,
+        down_block_additional_residuals=residuals[:-1] if residuals else None,
+        mid_block_additional_residual=residuals[-1] if residuals else None,
         return_dict=False,
     )[0]
     return prediction
 
 
-def _residuals(models: Models, batch: Batch) -> tuple[list[torch.Tensor] | None, torch.Tensor | None]:
-    """IdentityNet's residuals for the UNet, zero in rows it was not asked for; None if asked for none."""
-    if batch.identitynet is None:
-        return None, None
-    asked, given = batch.identitynet, batch.identitynet.network
-    down, mid = models.identitynet(
+def _require_fitting(row: Row) -> None:
+    sample, prompt = row.sample, row.prompt
+    if prompt.loras != canonical(sample.loras):
+        raise RuntimeError(
+            f"shot {sample.shot_id}: its prompt was encoded under other LoRAs than it asks for"
+        )
+    if sample.control is not None and sample.control.kind not in prompt.control_keys_values:
+        raise RuntimeError(f"shot {sample.shot_id}: its prompt was not encoded for {sample.control.kind}")
+
+
+def _residuals(models: Models, batch: Batch) -> list[torch.Tensor]:
+    """The ControlNets' residuals for the UNet, the mid block's last, zero in rows that ask for none; empty
+    if no row asks."""
+    calls = [(models.controls.net(kind).network, asked) for kind, asked in batch.controls.items()]
+    if batch.identitynet is not None:
+        calls.insert(0, (models.identitynet, batch.identitynet))
+    count, total = len(batch.unet.latents), list[torch.Tensor]()
+    for network, asked in calls:
+        parts = [_spread(residual, asked, count) for residual in _controlled(network, asked)]
+        total = [one + other for one, other in zip(total, parts, strict=True)] if total else parts
+    return total
+
+
+def _controlled(network: Any, asked: ControlNetInput) -> list[torch.Tensor]:
+    """The scaled residuals of one ControlNet for the rows it is asked for, the mid block's last."""
+    given = asked.network
+    down, mid = network(
         given.latents,
         given.timesteps,
         encoder_hidden_states=None,
@@ -115,12 +154,10 @@ def _residuals(models: Models, batch: Batch) -> tuple[list[torch.Tensor] | None,
         cross_attention_kwargs={"ip_hidden_states": given.attention},
         return_dict=False,
     )
-    count = len(batch.unet.latents)
-    spread = [_spread(residual, asked, count) for residual in (*down, mid)]
-    return spread[:-1], spread[-1]
+    return [*down, mid]
 
 
-def _spread(residual: torch.Tensor, asked: IdentityNetInput, count: int) -> torch.Tensor:
+def _spread(residual: torch.Tensor, asked: ControlNetInput, count: int) -> torch.Tensor:
     if asked.masks is not None:
         residual = residual * asked.masks[residual.shape[-2]]
     if asked.rows is None:
@@ -140,24 +177,59 @@ def _network_input(rows: Sequence[Row], latents: torch.Tensor, attention: Attent
 
 def _identitynet_input(
     models: Models, rows: Sequence[Row], latents: torch.Tensor, asked: Sequence[int]
-) -> IdentityNetInput:
+) -> ControlNetInput:
     some = [rows[index] for index in asked]
-    index = None if len(some) == len(rows) else torch.tensor(asked, device=latents.device)
-    latents = latents if index is None else latents[index]
-    scales = _column([row.sample.controlnet_conditioning_scale for row in some], latents.device)
-    faces = torch.stack([row.identity.identitynet_keys_values for row in some])
     masks = _masks(models, some, latents)
-    return IdentityNetInput(
-        network=_network_input(some, latents, AttentionRows(keys_values=faces)),
-        rows=index,
+    return _controlnet_input(
+        rows,
+        latents,
+        asked,
+        keys_values=torch.stack([row.identity.identitynet_keys_values for row in some]),
         control=torch.stack([row.sample.conditioning.control for row in some]),
-        scales=scales.to(latents.dtype).view(-1, 1, 1, 1),
+        scales=[row.sample.controlnet_conditioning_scale for row in some],
         masks=None if masks is None else {mask.shape[-2]: mask for mask in masks},
     )
 
 
+def _control_input(
+    kind: str, rows: Sequence[Row], latents: torch.Tensor, asked: Sequence[int]
+) -> ControlNetInput:
+    some = [rows[index] for index in asked]
+    controls = [control for row in some if (control := row.sample.control) is not None]
+    return _controlnet_input(
+        rows,
+        latents,
+        asked,
+        keys_values=_even([row.prompt.control_keys_values[kind] for row in some]),
+        control=torch.stack([control.condition for control in controls]),
+        scales=[control.conditioning_scale for control in controls],
+        masks=None,  # the mask says where the face acts; depth and edges are of the whole picture
+    )
+
+
+def _controlnet_input(
+    rows: Sequence[Row],
+    latents: torch.Tensor,
+    asked: Sequence[int],
+    *,
+    keys_values: torch.Tensor,
+    control: torch.Tensor,
+    scales: Sequence[float],
+    masks: dict[int, torch.Tensor] | None,
+) -> ControlNetInput:
+    index = None if len(asked) == len(rows) else torch.tensor(asked, device=latents.device)
+    latents = latents if index is None else latents[index]
+    return ControlNetInput(
+        network=_network_input([rows[i] for i in asked], latents, AttentionRows(keys_values=keys_values)),
+        rows=index,
+        control=control,
+        scales=_column(scales, latents.device).to(latents.dtype).view(-1, 1, 1, 1),
+        masks=masks,
+    )
+
+
 def _unet_attention(models: Models, rows: Sequence[Row], latents: torch.Tensor) -> AttentionRows:
-    texts = torch.stack([row.prompt.keys_values for row in rows])
+    texts = _even([row.prompt.keys_values for row in rows])
     scales = [row.sample.ip_adapter_scale for row in rows]
     if not any(scales):
         return AttentionRows(keys_values=texts)
@@ -172,6 +244,13 @@ def _unet_attention(models: Models, rows: Sequence[Row], latents: torch.Tensor) 
         face_keys_values=torch.stack([row.identity.keys_values for row in rows]),
         face_weights=weights,
     )
+
+
+def _even(texts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(rows, tokens, columns) of texts of 1, 2 or 4 windows: shorter ones are repeated, which leaves
+    softmax attention as it is, where padding would need a mask."""
+    longest = max(len(text) for text in texts)
+    return torch.stack([text.repeat(longest // len(text), 1) for text in texts])
 
 
 def _masks(models: Models, rows: Sequence[Row], latents: torch.Tensor) -> list[torch.Tensor] | None:

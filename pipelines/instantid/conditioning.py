@@ -1,19 +1,27 @@
 """What a shot is conditioned on, computed once: prompt per style, face per identity, keypoints per shot."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as functional
 
-from pipelines.instantid.adapter import Models, text_keys_values
+from pipelines.instantid.adapter import Models
+from pipelines.instantid.attention import text_keys_values
+from pipelines.presets import Lora
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One encoded prompt: text keys and values of the UNet (tokens, columns) and the pooled vector."""
+    """One encoded prompt: text keys and values of the UNet (tokens, columns) and the pooled vector.
+
+    `control_keys_values` are those of second ControlNets, by kind; `loras` were active when it was encoded.
+    """
 
     keys_values: torch.Tensor
     pooled: torch.Tensor
+    control_keys_values: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +48,24 @@ class Conditioning:
     control: torch.Tensor
 
 
-def encode_prompt(models: Models, prompt_embeds: torch.Tensor, pooled: torch.Tensor) -> Prompt:
-    """The prompt of a style from its text encoders' outputs (tokens, cross dim) and (pooled dim,)."""
+def encode_prompt(
+    models: Models, prompt_embeds: torch.Tensor, pooled: torch.Tensor, *, control_kinds: Sequence[str] = ()
+) -> Prompt:
+    """The prompt of a style from its text encoders' outputs (tokens, cross dim) and (pooled dim,).
+
+    For a style with LoRAs, encode the text and call this while they are active (`models.loras.activated`).
+    `control_kinds` names the second ControlNets that will read it; raises Final("control_missing") and
+    Final("bad_control") for one that cannot be loaded.
+    """
     with torch.inference_mode():
         hidden_states = prompt_embeds[None].to(models.device, models.dtype)
         return Prompt(
             keys_values=text_keys_values(models.unet, hidden_states)[0],
             pooled=pooled.to(models.device, models.dtype),
+            control_keys_values={
+                kind: models.controls.text_keys_values(kind, hidden_states)[0] for kind in control_kinds
+            },
+            loras=models.loras.active,
         )
 
 

@@ -2,7 +2,8 @@
 
 A shot is a row of its own with its own timestep, scales, prompt, face and generator, so a batch may mix
 anything but the picture size, and shots may come and go between two steps. Rows that do not count are not
-computed: no unconditional row outside the guidance interval, no IdentityNet outside its window.
+computed: no unconditional row outside the guidance interval, no ControlNet outside its window. LoRAs change
+the UNet itself, so each set of them has a forward of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +14,10 @@ import torch
 from pipelines.instantid.adapter import Models
 from pipelines.instantid.batch import Row, build_batch, predict
 from pipelines.instantid.guidance import combine, is_guided
-from pipelines.instantid.samples import Sample, require_finite
+from pipelines.instantid.lora import canonical
+from pipelines.instantid.samples import Sample, require_finite, with_kept_region
 from pipelines.instantid.schedulers import step
+from pipelines.presets import Lora
 
 
 def run(
@@ -45,9 +48,23 @@ def run(
 
 
 def denoise_step(models: Models, samples: Sequence[Sample]) -> list[Sample]:
-    """Each sample one step further, in the order given; none may be done, all are of one size."""
-    if not samples:
-        return []
+    """Each sample one step further, in the order given; none may be done, all are of one size.
+
+    Raises Final as `Loras.activated` and `Controls.net` do.
+    """
+    groups: dict[tuple[Lora, ...], list[int]] = {}
+    for index, sample in enumerate(samples):
+        groups.setdefault(canonical(sample.loras), []).append(index)
+    moved: dict[int, Sample] = {}
+    for loras, indices in groups.items():
+        with models.loras.activated(loras):
+            stepped = _forward(models, [samples[index] for index in indices])
+        moved |= zip(indices, stepped, strict=True)
+    return [moved[index] for index in range(len(samples))]
+
+
+def _forward(models: Models, samples: Sequence[Sample]) -> list[Sample]:
+    """One call of the UNet over samples of one set of LoRAs, and what each makes of its rows."""
     rows = [
         Row(sample, is_negative)
         for sample in samples
@@ -65,7 +82,7 @@ def denoise_step(models: Models, samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _advance(sample: Sample, model_input: torch.Tensor, noise_pred: torch.Tensor) -> Sample:
-    """Guidance and scheduler of one sample, from its one or two predictions."""
+    """Guidance and scheduler of one sample, from its one or two predictions, and what inpainting keeps."""
     guided, momentum = combine(
         sample.guidance,
         noise_pred[0],
@@ -75,4 +92,6 @@ def _advance(sample: Sample, model_input: torch.Tensor, noise_pred: torch.Tensor
         momentum=sample.momentum,
     )
     latents, history = step(sample.move, sample.latents, guided, sample.history, sample.generator)
-    return replace(sample, latents=latents, history=history, momentum=momentum, position=sample.position + 1)
+    return with_kept_region(
+        replace(sample, latents=latents, history=history, momentum=momentum, position=sample.position + 1)
+    )

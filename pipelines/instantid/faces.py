@@ -33,11 +33,11 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IdentityFace:
-    """One face as the engine conditions on it; lives in memory only.
+class FoundFace:
+    """Where one face is.
 
-    `keypoints` are (5, 2) float32 in pixels of the portrait: eye, eye, nose, mouth corner, mouth corner, the
-    viewer's left first. `embedding` is (512,) float32, raw and not normalised, as InstantID was trained.
+    `keypoints` are (5, 2) float32 in pixels of the picture: eye, eye, nose, mouth corner, mouth corner, the
+    viewer's left first.
     """
 
     left: float
@@ -46,7 +46,6 @@ class IdentityFace:
     height: float
     score: float
     keypoints: NDArray[np.float32]
-    embedding: NDArray[np.float32]
 
     @property
     def eye_distance(self) -> float:
@@ -57,6 +56,16 @@ class IdentityFace:
     def area(self) -> float:
         """Square pixels of the box."""
         return self.width * self.height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityFace(FoundFace):
+    """One face as the engine conditions on it; lives in memory only.
+
+    `embedding` is (512,) float32, raw and not normalised, as InstantID was trained.
+    """
+
+    embedding: NDArray[np.float32]
 
 
 def load_analysis(folder: Path, device: str) -> FaceAnalysis:
@@ -78,7 +87,7 @@ def load_analysis(folder: Path, device: str) -> FaceAnalysis:
 
 
 def load_judge(path: Path, device: str) -> Any:
-    """The second recogniser, for `similarity`. Raises Final: weights_missing, no_cuda."""
+    """The second recogniser, for `judge_embedding`. Raises Final: weights_missing, no_cuda."""
     if not path.exists():
         raise FinalError("weights_missing", f"{path} is missing; it judges likeness")
     judge = get_model(str(path), providers=[PROVIDERS[device]])
@@ -118,6 +127,23 @@ def _found(analysis: FaceAnalysis, portrait: Pixels, border: int) -> list[Identi
     ]
 
 
+def detect_faces(analysis: FaceAnalysis, picture: Pixels) -> list[FoundFace]:
+    """All faces, largest first, without describing them: the detector alone, once."""
+    boxes, points = analysis.det_model.detect(np.ascontiguousarray(picture[..., ::-1]))
+    faces = [
+        FoundFace(
+            left=float(left),
+            top=float(top),
+            width=float(right - left),
+            height=float(bottom - top),
+            score=float(score),
+            keypoints=np.asarray(keypoints, np.float32),
+        )
+        for (left, top, right, bottom, score), keypoints in zip(boxes, points, strict=True)
+    ]
+    return sorted(faces, key=lambda face: face.area, reverse=True)
+
+
 def the_one_face(analysis: FaceAnalysis, portrait: Pixels) -> IdentityFace:
     """The face of the portrait. Raises Refused: no_face, several_faces, face_too_small."""
     faces = find_faces(analysis, portrait)
@@ -151,13 +177,10 @@ def mean_embedding(faces: Sequence[IdentityFace]) -> NDArray[np.float32]:
     return np.asarray(kept.mean(axis=0), np.float32)
 
 
-def similarity(judge: Any, first: tuple[Pixels, IdentityFace], second: tuple[Pixels, IdentityFace]) -> float:
-    """How alike two pictures' faces are to the judge: cosine, -1 to 1; 0.4 is a usual bar for one person."""
-    return cosine(*(_judged(judge, pixels, face) for pixels, face in (first, second)))
-
-
-def _judged(judge: Any, pixels: Pixels, face: IdentityFace) -> NDArray[np.float32]:
-    bgr = np.ascontiguousarray(pixels[..., ::-1])
+def judge_embedding(judge: Any, picture: Pixels, face: FoundFace) -> NDArray[np.float32]:
+    """(512,) float32: the face as the judge sees it. The `cosine` of two says how alike they are to it, -1 to
+    1; 0.4 is a usual bar for one person."""
+    bgr = np.ascontiguousarray(picture[..., ::-1])
     aligned = norm_crop(bgr, landmark=face.keypoints, image_size=judge.input_size[0])
     return np.asarray(judge.get_feat(aligned), np.float32).ravel()
 

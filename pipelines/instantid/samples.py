@@ -1,16 +1,31 @@
 """A shot in flight: everything the denoising loop knows of it between two steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final as Constant
 
 import torch
 
 from pipelines.errors import Final
 from pipelines.instantid.conditioning import Conditioning
+from pipelines.instantid.controls import Control
 from pipelines.instantid.guidance import Guidance
-from pipelines.instantid.schedulers import History, Schedule, Step
+from pipelines.instantid.schedulers import History, Schedule, Step, add_noise
+from pipelines.presets import Lora
 
 LATENT_CHANNELS: Constant = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inpaint:
+    """A picture of which only a region is made anew: what is put back outside of it after every step.
+
+    `original` (4, height / 8, width / 8) are its clean latents, `noise` of the same shape is drawn once, and
+    `mask` (height / 8, width / 8) is 1 where the picture is made anew, else 0.
+    """
+
+    original: torch.Tensor
+    noise: torch.Tensor
+    mask: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -20,7 +35,8 @@ class Sample:
     `latents` (4, height / 8, width / 8) float32 in the scheduler's own scale. `control_guidance_start` and
     `_end` are the shares of the steps between which IdentityNet acts. `mask` (height / 8, width / 8) in
     0..1 limits face attention and IdentityNet to a region. The generator lives on the CPU, so that the
-    picture depends on the seed and not on the device.
+    picture depends on the seed and not on the device. `loras` must be those its prompts were encoded under.
+    Shares of the steps are of the schedule's own, which is shorter where a shot starts from a picture.
     """
 
     shot_id: str
@@ -34,6 +50,9 @@ class Sample:
     control_guidance_start: float = 0.0
     control_guidance_end: float = 1.0
     mask: torch.Tensor | None = None
+    loras: tuple[Lora, ...] = ()
+    control: Control | None = None
+    inpaint: Inpaint | None = None
     position: int = 0
     history: History = ()
     momentum: torch.Tensor | None = None
@@ -51,12 +70,18 @@ class Sample:
     @property
     def needs_identitynet(self) -> bool:
         """Whether IdentityNet counts in the step to come."""
-        count = len(self.schedule)
-        within = (
-            self.position / count >= self.control_guidance_start
-            and (self.position + 1) / count <= self.control_guidance_end
-        )
+        within = self._is_within(self.control_guidance_start, self.control_guidance_end)
         return within and self.controlnet_conditioning_scale > 0
+
+    @property
+    def needs_control(self) -> bool:
+        """Whether its second ControlNet counts in the step to come."""
+        control = self.control
+        return control is not None and control.conditioning_scale > 0 and self._is_within(0.0, control.end)
+
+    def _is_within(self, start: float, end: float) -> bool:
+        count = len(self.schedule)
+        return self.position / count >= start and (self.position + 1) / count <= end
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -70,6 +95,15 @@ def initial_latents(
     """Pure noise (4, height / 8, width / 8) float32 for a picture of `width` x `height` pixels."""
     noise = torch.randn((LATENT_CHANNELS, height // 8, width // 8), generator=generator, dtype=torch.float32)
     return (noise * schedule.init_noise_sigma).to(device)
+
+
+def with_kept_region(sample: Sample) -> Sample:
+    """`sample` with everything outside of its inpaint mask put back, at the noise level it has reached."""
+    inpaint = sample.inpaint
+    if inpaint is None:
+        return sample
+    kept = add_noise(sample.schedule, sample.position, inpaint.original, inpaint.noise)
+    return replace(sample, latents=torch.where(inpaint.mask > 0, sample.latents, kept))
 
 
 def require_finite(sample: Sample) -> Sample:

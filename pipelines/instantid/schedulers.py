@@ -68,19 +68,24 @@ class Schedule:
         return len(self.steps)
 
 
-@lru_cache(maxsize=64)
-def build_schedule(name: str, num_inference_steps: int) -> Schedule:
+@lru_cache(maxsize=256)
+def build_schedule(name: str, num_inference_steps: int, first: int = 0) -> Schedule:
     """The schedule of `name` (one of presets.SCHEDULERS) with SDXL's noise levels.
 
-    Raises Final("unknown_scheduler") for another name and ValueError for fewer than one step.
+    `first` leaves out that many steps at the noisy end, for a start from a picture: multistep schedulers
+    begin at first order there, and pndm does its second remaining timestep twice, as a fresh start would.
+    Raises Final("unknown_scheduler") for another name and ValueError where no step is left.
     """
     if name not in _BUILDERS:
         raise Final("unknown_scheduler", f"scheduler {name!r} is not one of {', '.join(_BUILDERS)}")
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
+    if not 0 <= first < num_inference_steps:
+        raise ValueError(f"first must be 0 to {num_inference_steps - 1}, not {first}")
     make, options, table = _BUILDERS[name]
     grid = make(**SDXL_SCHEDULER, **options)
     grid.set_timesteps(num_inference_steps)
+    _shorten(grid, first)
     return Schedule(
         name=name,
         num_inference_steps=num_inference_steps,
@@ -111,6 +116,32 @@ def step(
     if move.keep is not None:
         history = (latents * move.keep[0] + noise_pred * move.keep[1], *history[:2])
     return moved, history
+
+
+def add_noise(schedule: Schedule, position: int, original: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """`original`, clean latents in the UNet's scale, at the noise level that the latents have at `position`.
+
+    In the scheduler's own scale, and of the same shape; at the end of the schedule it is `original` itself.
+    """
+    if position >= len(schedule):
+        return original
+    move = schedule.steps[position]
+    scale = math.hypot(move.sigma, 1) * move.input_scale  # the model sees unit variance, whatever we keep
+    return (original + noise * move.sigma) / scale
+
+
+def _shorten(grid: Any, first: int) -> None:
+    """Take the `first` noisiest timesteps out of a scheduler's grid."""
+    if first == 0:
+        return
+    timesteps = grid.timesteps
+    if isinstance(grid, diffusers.PNDMScheduler):
+        left = list(dict.fromkeys(timesteps.tolist()))[first:]
+        grid.timesteps = torch.tensor(left[:2] + left[1:])
+        return
+    grid.timesteps = timesteps[first:]
+    if hasattr(grid, "sigmas"):
+        grid.sigmas = grid.sigmas[first:]
 
 
 def _alphas(grid: Any) -> list[float]:

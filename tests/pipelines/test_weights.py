@@ -32,6 +32,7 @@ def test_every_model_of_the_engine_is_in_the_manifest_with_its_licence() -> None
         "antelopev2": "no",
         "auraface": "yes",
         "realesrgan": "yes",
+        "safety-checker": "ask",
     }
     assert all(file.licence and file.purpose and file.revision for file in MANIFEST)
 
@@ -42,13 +43,13 @@ def test_both_bases_end_up_under_the_same_names() -> None:
     assert paths["sdxl-base"] == paths["realvisxl"]
     assert len(paths["sdxl-base"]) == 16
     others = [file.path for file in MANIFEST if file.key not in weights.BASES]
-    assert len(set(others)) == len(others) == 10
+    assert len(set(others)) == len(others) == 13
 
 
 def test_pins_are_whole_hashes_with_a_size() -> None:
     pinned = [file for file in MANIFEST if file.sha256 is not None]
 
-    assert len(pinned) == 24
+    assert len(pinned) == 25
     for file in pinned:
         assert len(bytes.fromhex(file.sha256 or "")) == 32
         assert (file.size_bytes or 0) > 0
@@ -59,14 +60,18 @@ def test_a_file_of_unknown_commercial_use_cannot_be_listed() -> None:
         replace(MANIFEST[0], commercial="maybe")
 
 
+def test_only_the_safety_checker_is_optional() -> None:
+    assert {file.key for file in MANIFEST if file.is_optional} == {"safety-checker"}
+
+
 # Checking
 
 
 def complete_bundle(folder: Path, key: str = "sdxl-base") -> None:
-    """Every file of the real manifest, one byte long, recorded as fetched."""
+    """Every file that a bundle needs, one byte long, recorded as fetched."""
     lock = {}
     for file in MANIFEST:
-        if file.key in weights.BASES and file.key != key:
+        if file.is_optional or (file.key in weights.BASES and file.key != key):
             continue
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
         (folder / file.path).write_bytes(b"x")
@@ -84,6 +89,8 @@ def test_resolve_gives_the_paths_of_a_complete_bundle(key: str, tmp_path: Path) 
     assert bundle.adapter == tmp_path / "adapter/ip-adapter.safetensors"
     assert bundle.judge == tmp_path / "judge/auraface.onnx"
     assert bundle.upscaler == tmp_path / "upscaler/realesrgan_x4plus.safetensors"
+    assert bundle.safety is None
+    assert bundle.calibration is None
 
 
 def test_a_missing_file_is_named_with_its_purpose_and_the_mend(tmp_path: Path) -> None:
@@ -146,6 +153,81 @@ def test_a_file_of_the_other_base_does_not_count(tmp_path: Path) -> None:
 
     with pytest.raises(Final, match=r"base/unet/config\.json is there only as of realvisxl"):
         resolve(tmp_path)
+
+
+# Optional parts
+
+SAFETY = ("safety/config.json", "safety/model.safetensors", "safety/preprocessor_config.json")
+
+
+def add_safety(folder: Path) -> None:
+    (folder / "safety").mkdir()
+    lock = read_lock(folder)
+    for file in MANIFEST:
+        if file.path in SAFETY:
+            (folder / file.path).write_bytes(b"x")
+            lock[file.path] = Locked(key=file.key, size_bytes=1, sha256=sha256(b"x"), licence=file.licence)
+    write_lock(folder, lock)
+
+
+def test_a_bundle_with_a_safety_checker_is_checked_with_it(tmp_path: Path) -> None:
+    complete_bundle(tmp_path)
+    without = {verdict.path for verdict in verify(tmp_path)}
+    add_safety(tmp_path)
+
+    assert resolve(tmp_path).safety == tmp_path / "safety"
+    assert {verdict.path for verdict in verify(tmp_path)} == without | set(SAFETY)
+
+
+@pytest.mark.parametrize("name", SAFETY)
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_half_a_safety_checker_is_not_passed_over(is_locked: bool, name: str, tmp_path: Path) -> None:
+    complete_bundle(tmp_path)
+    add_safety(tmp_path)
+    (tmp_path / name).unlink()
+    if not is_locked:
+        lock = read_lock(tmp_path)
+        write_lock(tmp_path, {path: entry for path, entry in lock.items() if path != name})
+
+    with pytest.raises(Final, match=f"{name} is missing; it refuses pictures") as caught:
+        resolve(tmp_path)
+
+    assert caught.value.code == "weights_missing"
+    assert str(caught.value).endswith(f"weights fetch {tmp_path} --only safety-checker")
+
+
+def test_files_of_a_safety_checker_that_were_not_fetched_are_not_trusted(tmp_path: Path) -> None:
+    complete_bundle(tmp_path)
+    lock = read_lock(tmp_path)
+    add_safety(tmp_path)
+    write_lock(tmp_path, lock)
+
+    with pytest.raises(Final, match=r"safety/config\.json is not in weights\.lock\.json"):
+        resolve(tmp_path)
+
+
+def test_an_operators_own_calibration_needs_no_record(tmp_path: Path) -> None:
+    complete_bundle(tmp_path)
+    (tmp_path / "calibration.json").write_text('{"min_similarity": 0.35}')
+
+    assert resolve(tmp_path).calibration == tmp_path / "calibration.json"
+    verdict = verify(tmp_path)[-1]
+    assert (verdict.path, verdict.state) == ("calibration.json", "ok")
+    assert verdict.detail == "not recorded: the operator's own bounds"
+
+
+def test_random_weights_are_those_without_any_licence(tmp_path: Path) -> None:
+    assert not weights.is_random(tmp_path)  # nothing is recorded
+    complete_bundle(tmp_path)
+    assert not weights.is_random(tmp_path)
+
+    lock = {path: replace(entry, licence="") for path, entry in read_lock(tmp_path).items()}
+    write_lock(tmp_path, lock)
+    assert weights.is_random(tmp_path)
+
+    lock["vae/config.json"] = replace(lock["vae/config.json"], licence="MIT")
+    write_lock(tmp_path, lock)
+    assert not weights.is_random(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"files": {"a": {}}}', '{"files": []}'])

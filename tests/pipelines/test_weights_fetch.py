@@ -153,8 +153,10 @@ def test_list_names_each_model_once_and_every_file_as_json() -> None:
     table, files = run("list"), json.loads(run("list", "--json"))
 
     assert all(table.count(f"│ {key} ") == 1 for key in weights.KEYS)
-    assert len(files) == len(MANIFEST) == 42
+    assert len(files) == len(MANIFEST) == 45
     assert files[0]["repository"] == "stabilityai/stable-diffusion-xl-base-1.0"
+    assert [file["is_optional"] for file in files] == [False] * 42 + [True] * 3
+    assert "--only safety-checker" in table
 
 
 def test_the_command_does_not_import_torch() -> None:
@@ -187,6 +189,24 @@ def test_fetch_fills_the_bundle_and_writes_the_lock(hub: Hub, tmp_path: Path) ->
     assert read_lock(tmp_path)["vae/config.json"].sha256 == sha256(b"{}")
     assert out.endswith(f"Next: python manage.py weights convert {tmp_path}\n")
     assert [path for path, _ in hub.requests].count("/someone/antelopev2/abc/pack.zip") == 1
+
+
+def test_an_optional_model_is_fetched_only_when_it_is_asked_for(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = entry("safety-checker", "config.json", "safety/config.json", b"{}", is_optional=True)
+    monkeypatch.setattr(command, "MANIFEST", (*SMALL, extra))
+    hub.files["/someone/safety-checker/abc/config.json"] = b"{}"
+
+    fetch(tmp_path, hub)
+    assert not (tmp_path / "safety").exists()
+    assert "safety/config.json" not in [
+        verdict.path for verdict in verify(tmp_path, manifest=(*SMALL, extra))
+    ]
+
+    fetch(tmp_path, hub, "--only", "safety-checker", "--accept", "safety-checker")
+    assert read_lock(tmp_path)["safety/config.json"].licence == "licence of safety-checker"
+    assert "safety/config.json" in [verdict.path for verdict in verify(tmp_path, manifest=(*SMALL, extra))]
 
 
 @pytest.mark.usefixtures("small")

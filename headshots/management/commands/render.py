@@ -2,28 +2,53 @@
 
 import json
 from argparse import ArgumentTypeError
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from PIL import Image
 
 from headshots.exceptions import text_of
 from headshots.tiers import TIERS
-from pipelines.engine import load_engine
+from pipelines.engine import load_assessor, load_engine
 from pipelines.errors import PipelineError, Refused
 from pipelines.images import decode_jpeg
+from pipelines.presets import GUIDANCE_METHODS, HEIGHT, SCHEDULERS, WIDTH, PresetError, StylePreset
 from pipelines.sandbox import clean_portrait_in_sandbox
 from pipelines.styles import BUILTIN
 from pipelines.types import (
+    Box,
     EngineConfig,
     FailedShot,
     FinishedShot,
     OutputSpec,
     Pixels,
     ShotRequest,
+    StartingPicture,
 )
 
 PRESETS = {builtin.preset.slug: builtin.preset for builtin in BUILTIN}
+
+
+# Option of the command line -> field of the preset.
+OVERRIDES = {
+    "guidance": "guidance_scale",
+    "steps": "num_inference_steps",
+    "scheduler": "scheduler",
+    "method": "guidance_method",
+}
+
+
+def _area(text: str) -> Any:
+    if text == "face":
+        return "face"
+    try:
+        left, top, width, height = map(int, text.split(","))
+    except ValueError:
+        raise ArgumentTypeError('must be "face" or LEFT,TOP,WIDTH,HEIGHT in pixels') from None
+    return Box(left=left, top=top, width=width, height=height)
 
 
 def _positive(text: str) -> int:
@@ -38,7 +63,7 @@ class Command(BaseCommand):
     requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("selfie", type=Path, help="JPEG, PNG or WebP file with one face")
+        parser.add_argument("selfie", type=Path, help="JPEG, HEIC, PNG or WebP file with one face")
         parser.add_argument(
             "--style", action="append", choices=sorted(PRESETS), help="repeat for several; default: corporate"
         )
@@ -46,7 +71,32 @@ class Command(BaseCommand):
         parser.add_argument(
             "--seed", type=int, default=1, help="seed of the first picture; the next ones count up"
         )
-        parser.add_argument("--engine", default="preview", help="which engine (default preview)")
+        parser.add_argument("--engine", default="preview", help="preview (default) or instantid")
+        parser.add_argument("--weights", type=Path, help="folder of weights, for instantid")
+        parser.add_argument(
+            "--device", choices=("cuda", "cpu"), default="cuda", help="where instantid renders (default cuda)"
+        )
+        parser.add_argument(
+            "--slots", type=_positive, default=8, help="instantid: pictures in flight at once (default 8)"
+        )
+        parser.add_argument("--guidance", type=float, help="guidance_scale instead of the style's (7 to 12)")
+        parser.add_argument("--steps", type=int, help="num_inference_steps instead of the style's (20 to 50)")
+        parser.add_argument("--scheduler", help=f"instead of the style's: {', '.join(SCHEDULERS)}")
+        parser.add_argument(
+            "--method", help=f"guidance_method instead of the style's: {', '.join(GUIDANCE_METHODS)}"
+        )
+        parser.add_argument(
+            "--raw", action="store_true", help="also the native pixels before finishing, as <shot>.raw.png"
+        )
+        parser.add_argument(
+            "--start", type=Path, help="picture to change (896 x 1152), instead of pure noise; instantid"
+        )
+        parser.add_argument(
+            "--strength", type=float, default=0.6, help="how much of --start is made anew (default 0.6)"
+        )
+        parser.add_argument(
+            "--inpaint", type=_area, help='of --start, change only "face" or a box LEFT,TOP,WIDTH,HEIGHT'
+        )
         parser.add_argument(
             "--tier", choices=sorted(TIERS), default="premium", help="size and watermark (default premium)"
         )
@@ -56,25 +106,36 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="one machine-readable line for each picture")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        portrait = _portrait(options["selfie"])
-        styles = options["style"] or ["corporate"]
-        queue = _requests(portrait, styles, options["count"], options["seed"], TIERS[options["tier"]].slug)
+        queue = _requests(options)
         total = len(queue)
         options["out"].mkdir(parents=True, exist_ok=True)
         failed = 0
+        presets = {request.shot_id: request.preset for request in queue}
 
         def sink(result: FinishedShot | FailedShot) -> None:
             nonlocal failed
             path = options["out"] / f"{result.shot_id}.jpg"
             if isinstance(result, FinishedShot):
                 path.write_bytes(result.jpeg)
+                if result.native is not None:
+                    Image.fromarray(result.native).save(path.with_suffix(".raw.png"))
             else:
                 failed += 1
-            self._report(result, path, total - len(queue), total, as_json=options["json"])
+            if options["json"]:
+                facts = _facts(result, path, presets[result.shot_id])
+                self.stdout.write(json.dumps(facts | {"engine": engine.name, "runs_on": dict(engine.proof)}))
+            else:
+                self.stdout.write(_line(result, path, total - len(queue), total))
 
+        config = EngineConfig(
+            kind=options["engine"],
+            weights_dir=options["weights"],
+            device=options["device"],
+            slots=options["slots"],
+        )
         try:
-            engine = load_engine(EngineConfig(kind=options["engine"]))
-            engine.assess(portrait)
+            load_assessor(config)(queue[0].portrait)
+            engine = load_engine(config)
             engine.run(
                 lambda free: [queue.pop(0) for _ in range(min(free, len(queue)))], sink, lambda shot_id: False
             )
@@ -85,24 +146,27 @@ class Command(BaseCommand):
         if failed:
             raise CommandError(f"{failed} of {total} pictures could not be made", returncode=1)
 
-    def _report(
-        self, result: FinishedShot | FailedShot, path: Path, done: int, total: int, *, as_json: bool
-    ) -> None:
-        if isinstance(result, FailedShot):
-            facts: dict[str, Any] = {"shot": result.shot_id, "error": result.code}
-            line = f"{done}/{total} {result.shot_id} failed: {result.code}"
-        else:
-            facts = {
-                "shot": result.shot_id,
-                "file": str(path),
-                "seed": result.seed,
-                "width": result.width,
-                "height": result.height,
-                "seconds": round(result.seconds, 3),
-                "measures": dict(result.report.measures),
-            }
-            line = f"{done}/{total} {path}  {result.width} x {result.height}, {result.seconds:.2f} s"
-        self.stdout.write(json.dumps(facts) if as_json else line)
+
+def _line(result: FinishedShot | FailedShot, path: Path, done: int, total: int) -> str:
+    if isinstance(result, FailedShot):
+        return f"{done}/{total} {result.shot_id} failed: {result.code}"
+    return f"{done}/{total} {path}  {result.width} x {result.height}, {result.seconds:.2f} s"
+
+
+def _facts(result: FinishedShot | FailedShot, path: Path, preset: StylePreset) -> dict[str, Any]:
+    """Everything that repeats the picture, and what was measured on it."""
+    if isinstance(result, FailedShot):
+        return {"shot": result.shot_id, "error": result.code, "preset": asdict(preset)}
+    return {
+        "shot": result.shot_id,
+        "file": str(path),
+        "seed": result.seed,
+        "width": result.width,
+        "height": result.height,
+        "seconds": round(result.seconds, 3),
+        "measures": dict(result.report.measures),
+        "preset": asdict(preset),
+    }
 
 
 def _portrait(path: Path) -> Pixels:
@@ -120,17 +184,44 @@ def _refusal(error: Refused) -> CommandError:
     return CommandError(f"{error.code}: {text.message} {text.advice}", returncode=2)
 
 
-def _requests(portrait: Pixels, styles: list[str], count: int, seed: int, tier: str) -> list[ShotRequest]:
-    output = OutputSpec(long_edge=TIERS[tier].long_edge, is_watermarked=TIERS[tier].is_watermarked)
+def _requests(options: dict[str, Any]) -> list[ShotRequest]:
+    portrait, tier = _portrait(options["selfie"]), TIERS[options["tier"]]
+    output = OutputSpec(
+        long_edge=tier.long_edge, is_watermarked=tier.is_watermarked, keeps_native=options["raw"]
+    )
+    start = _start(options["start"], options["strength"], options["inpaint"])
     return [
         ShotRequest(
             shot_id=f"{style}-{number}",
             identity="selfie",
             portrait=portrait,
-            preset=PRESETS[style],
+            preset=_preset(style, options),
             seeds=(number, number + 1_000_000, number + 2_000_000),
             output=output,
+            start=start,
         )
-        for style in styles
-        for number in range(seed, seed + count)
+        for style in options["style"] or ["corporate"]
+        for number in range(options["seed"], options["seed"] + options["count"])
     ]
+
+
+def _preset(style: str, options: dict[str, Any]) -> StylePreset:
+    """The style with the numbers the command line changes."""
+    changes = {field: options[name] for name, field in OVERRIDES.items() if options[name] is not None}
+    try:
+        return replace(PRESETS[style], **changes)
+    except PresetError as error:
+        raise CommandError(str(error)) from None
+
+
+def _start(path: Path | None, strength: float, inpaint: Any) -> StartingPicture | None:
+    if path is None:
+        return None
+    try:
+        picture = np.asarray(Image.open(path).convert("RGB"))  # the operator's own picture, kept to the pixel
+    except OSError:
+        raise CommandError(f"{path} cannot be read as a picture") from None
+    if picture.shape[:2] != (HEIGHT, WIDTH):
+        height, width = picture.shape[:2]
+        raise CommandError(f"--start must be {WIDTH} x {HEIGHT} pixels, not {width} x {height}")
+    return StartingPicture(pixels=picture, strength=strength, inpaint=inpaint)

@@ -62,7 +62,9 @@ class Command(BaseCommand):
         fetch = verbs.add_parser("fetch", help="download into DIR; run again to continue")
         fetch.add_argument("dir", type=Path)
         fetch.add_argument("--base", choices=BASES, help="which base model (default: the one there, or SDXL)")
-        fetch.add_argument("--only", action="append", choices=KEYS, help="repeat for several models")
+        fetch.add_argument(
+            "--only", action="append", choices=KEYS, help="repeat for several; the way to optional ones"
+        )
         fetch.add_argument(
             "--accept", action="append", default=[], choices=KEYS, help="accept the licence of this model"
         )
@@ -95,9 +97,10 @@ class Command(BaseCommand):
             files = [file for file in MANIFEST if file.key == key]
             known = sum(file.size_bytes or 0 for file in files)
             pinned = sum(file.sha256 is not None for file in files)
+            only = f" (optional: fetch --only {key})" if files[0].is_optional else ""
             table.add_row(
                 key,
-                files[0].purpose,
+                files[0].purpose + only,
                 f"{files[0].repository}@{files[0].revision[:10]}",
                 f"{known / 1e6:,.0f} MB" if known else "not known",
                 f"{pinned}/{len(files)}",
@@ -195,7 +198,9 @@ def _wanted(folder: Path, base: str | None, only: Sequence[str] | None) -> list[
         return [file for file in MANIFEST if file.key in only]
     there = [entry.key for entry in read_lock(folder).values() if entry.key in BASES]
     chosen = base or (there[0] if there else BASES[0])
-    return [file for file in MANIFEST if file.key == chosen or file.key not in BASES]
+    return [
+        file for file in MANIFEST if file.key == chosen or (file.key not in BASES and not file.is_optional)
+    ]
 
 
 def _units(files: Sequence[WeightFile]) -> list[list[WeightFile]]:

@@ -1,6 +1,7 @@
 """Small SDXL networks of diffusers' own classes, random weights in the production layout, and shots."""
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pipelines import compat
@@ -13,6 +14,7 @@ from diffusers import (  # noqa: E402
     StableDiffusionXLControlNetPipeline,
     UNet2DConditionModel,
 )
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection  # noqa: E402
 
 from pipelines.instantid.adapter import Models, connect  # noqa: E402
 from pipelines.instantid.conditioning import (  # noqa: E402
@@ -116,18 +118,23 @@ class FaceControlNet(ControlNetModel):
         return super().forward(sample, timestep, self.face_tokens, *args, **kwargs)
 
 
-def stock_pipeline(scheduler: Any) -> StableDiffusionXLControlNetPipeline:
-    """diffusers' own pipeline over equal weights, adapter loaded natively, IdentityNet fed with faces."""
+def stock_pipeline(
+    scheduler: Any,
+    kind: Any = StableDiffusionXLControlNetPipeline,
+    others: tuple[ControlNetModel, ...] = (),
+) -> Any:
+    """diffusers' own pipeline over equal weights, adapter loaded natively, IdentityNet fed with faces, and
+    `others` as ordinary ControlNets beside it."""
     unet, controlnet = tiny_unet(), tiny_controlnet()
     controlnet.__class__ = FaceControlNet
-    pipe = StableDiffusionXLControlNetPipeline(
+    pipe = kind(
         vae=None,
         text_encoder=None,
         text_encoder_2=None,
         tokenizer=None,
         tokenizer_2=None,
         unet=unet,
-        controlnet=controlnet,
+        controlnet=[controlnet, *others] if others else controlnet,
         scheduler=scheduler,
         add_watermarker=False,
     )
@@ -139,8 +146,43 @@ def stock_pipeline(scheduler: Any) -> StableDiffusionXLControlNetPipeline:
 @lru_cache(maxsize=2)
 def models(dtype: torch.dtype = torch.float32) -> Models:
     """The connected networks, made once for all tests."""
+    return fresh_models(dtype)
+
+
+def fresh_models(
+    dtype: torch.dtype = torch.float32, *, bundle: Path | None = None, text_encoders: tuple[Any, ...] = ()
+) -> Models:
+    """Networks of equal weights for a test that changes them."""
     unet = tiny_unet().to(dtype)
-    return connect(unet, tiny_controlnet().to(dtype), tiny_adapter(unet))
+    return connect(
+        unet,
+        tiny_controlnet().to(dtype),
+        tiny_adapter(unet),
+        bundle=bundle,
+        text_encoders=text_encoders,
+    )
+
+
+def tiny_text_encoders(seed: int = 3) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    """SDXL's two, of one width."""
+    torch.manual_seed(seed)
+    config = CLIPTextConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        projection_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=TOKENS,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return CLIPTextModel(config).eval(), CLIPTextModelWithProjection(config).eval()
+
+
+def difference(got: torch.Tensor, want: torch.Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return float((got - want).abs().max() / want.abs().max())
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -173,12 +215,25 @@ def conditioning(
     size: tuple[int, int] = (SIZE, SIZE),
     dtype: torch.dtype = torch.float32,
 ) -> Conditioning:
-    """Everything encoded; numbers name prompts, people and poses."""
-    networks = models(dtype)
+    """Everything encoded by the shared networks; numbers name prompts, people and poses."""
+    return encoded(models(dtype), prompt=prompt, identity=identity, pose=pose, negative=negative, size=size)
+
+
+def encoded(
+    networks: Models,
+    *,
+    prompt: int = 0,
+    identity: int = 0,
+    pose: int = 0,
+    negative: str = "zeros",
+    size: tuple[int, int] = (SIZE, SIZE),
+    control_kinds: tuple[str, ...] = (),
+) -> Conditioning:
+    """Everything encoded by these networks, under the LoRAs that are active."""
     width, height = size
     return Conditioning(
-        prompt=encode_prompt(networks, *words(prompt)),
-        negative_prompt=encode_prompt(networks, *words(99)),
+        prompt=encode_prompt(networks, *words(prompt), control_kinds=control_kinds),
+        negative_prompt=encode_prompt(networks, *words(99), control_kinds=control_kinds),
         identity=encode_identity(networks, face(identity)),
         negative_identity=encode_identity(networks, negative_embedding(face(identity), negative)),
         time_ids=torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32),
@@ -193,10 +248,10 @@ def sample(
     steps: int = 4,
     guidance: tuple[str, float] = ("plain", 7.5),
     size: tuple[int, int] = (SIZE, SIZE),
-    told: dict[str, Any] | None = None,
+    told: dict[str, Any] | Conditioning | None = None,
     **changes: Any,
 ) -> Sample:
-    """A fresh shot of (width, height); `told` goes to conditioning, `changes` to the sample."""
+    """A fresh shot of (width, height); `told` is its conditioning or goes to it, `changes` to the sample."""
     schedule, generator = build_schedule(scheduler, steps), seeded(seed)
     device = torch.device("cpu")
     latents = initial_latents(generator, schedule, width=size[0], height=size[1], device=device)
@@ -206,7 +261,7 @@ def sample(
         latents=latents,
         schedule=schedule,
         generator=generator,
-        conditioning=conditioning(**(told or {})),
+        conditioning=told if isinstance(told, Conditioning) else conditioning(**(told or {})),
         guidance=Guidance(method=guidance[0], scale=guidance[1]),
         **plan,
     )

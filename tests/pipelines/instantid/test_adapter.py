@@ -14,13 +14,8 @@ from diffusers import DDIMScheduler, UNet2DConditionModel  # noqa: E402
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0  # noqa: E402
 
 from pipelines.errors import Final  # noqa: E402
-from pipelines.instantid.adapter import (  # noqa: E402
-    AttentionRows,
-    connect,
-    cross_attentions,
-    load_resampler,
-    text_keys_values,
-)
+from pipelines.instantid.adapter import connect, load_resampler  # noqa: E402
+from pipelines.instantid.attention import AttentionRows, cross_attentions, text_keys_values  # noqa: E402
 from tests.pipelines.instantid.models import (  # noqa: E402
     CROSS_WIDTH,
     EMBEDDING_WIDTH,

@@ -25,6 +25,7 @@ from tests.pipelines.instantid.models import (  # noqa: E402
     EMBEDDING_WIDTH,
     SIZE,
     conditioning,
+    difference,
     face,
     keypoints,
     models,
@@ -50,10 +51,6 @@ def one_thread() -> Iterator[None]:
 
 def rendered(**plan: Any) -> torch.Tensor:
     return run(models(), [sample(**plan)])[0].latents
-
-
-def difference(got: torch.Tensor, want: torch.Tensor) -> float:
-    return float((got - want).abs().max() / want.abs().max())
 
 
 @contextmanager

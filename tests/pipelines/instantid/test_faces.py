@@ -94,9 +94,30 @@ def test_the_judge_finds_a_picture_like_itself(analysis: Any, bundle: Path, self
     judge = faces.load_judge(next((bundle / "judge").glob("*.onnx")), "cpu")
     found = faces.the_one_face(analysis, selfie)
 
-    assert faces.similarity(judge, (selfie, found), (selfie, found)) == pytest.approx(1, abs=1e-5)
-    inverted = (255 - selfie).astype(np.uint8)
-    assert faces.similarity(judge, (selfie, found), (inverted, found)) < 0.999
+    own = faces.judge_embedding(judge, selfie, found)
+    assert own.shape == (512,)
+    assert faces.cosine(own, faces.judge_embedding(judge, selfie, found)) == pytest.approx(1, abs=1e-5)
+    inverted = faces.judge_embedding(judge, (255 - selfie).astype(np.uint8), found)
+    assert faces.cosine(own, inverted) < -0.999  # the random projection is linear
+
+
+def test_detection_alone_finds_what_the_description_is_of(analysis: Any, selfie: Pixels) -> None:
+    half = selfie[:, 192:704]
+    picture = np.concatenate([half, half], axis=1)
+
+    detected, described = faces.detect_faces(analysis, picture), faces.find_faces(analysis, picture)
+
+    assert len(detected) == len(described) == 2
+    for found, full in zip(detected, described, strict=True):
+        assert (found.left, found.top, found.width, found.height, found.score) == (
+            full.left,
+            full.top,
+            full.width,
+            full.height,
+            full.score,
+        )
+        assert np.array_equal(found.keypoints, full.keypoints)
+    assert faces.detect_faces(analysis, np.full_like(selfie, 90)) == []
 
 
 def test_one_photo_of_somebody_else_is_left_out_of_the_mean() -> None:

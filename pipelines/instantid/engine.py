@@ -1,0 +1,244 @@
+"""The engine's loop: shots come aboard whenever there is room, and leave as pictures.
+
+One step of the loop is one denoising step of every shot in flight, whatever order, style or step each is at.
+What a finished shot still needs of the GPU (VAE, judge, upscaler) is done at once; what it needs of the CPU
+(marks, JPEG) is done in threads while the next steps run.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+from typing import Final as Constant
+
+import torch
+
+from pipelines.errors import Final, Retryable
+from pipelines.failures import failed_shot
+from pipelines.finish import Finished, finish
+from pipelines.instantid.denoise import denoise_step
+from pipelines.instantid.loading import Parts
+from pipelines.instantid.quality import assess_headshot
+from pipelines.instantid.samples import Sample, require_finite
+from pipelines.instantid.shots import Person, Prompts, begin, make_person
+from pipelines.instantid.start import blend
+from pipelines.keypoints import Mask
+from pipelines.presets import HEIGHT
+from pipelines.types import (
+    Cancelled,
+    FailedShot,
+    FinishedShot,
+    Pixels,
+    QualityReport,
+    ShotRequest,
+    Sink,
+    Source,
+)
+
+FINISHERS: Constant = 2  # threads; a 4K picture takes one about 0.3 s
+MAX_IDLE_PEOPLE: Constant = 2  # kept though none of their shots is in flight: the next may be theirs
+RANDOM_WEIGHTS_MARK: Constant = "RANDOM WEIGHTS"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Flight:
+    """A shot between two steps; `attempt` is the place of its seed in the request's list."""
+
+    request: ShotRequest
+    person: Person
+    attempt: int
+    sample: Sample
+    remade: Mask | None
+    started: float
+
+    @property
+    def seed(self) -> int:
+        return self.request.seeds[self.attempt]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Landed:
+    """A picture that passed the gate, while threads finish it."""
+
+    flight: _Flight
+    report: QualityReport
+    native: Pixels
+    finished: "Future[Finished]"
+
+
+class InstantIdEngine:
+    """Implements `engine.Engine` over loaded parts."""
+
+    name = "instantid"
+
+    def __init__(self, parts: Parts, slots: int) -> None:
+        """`slots` is how many shots may be in flight at once."""
+        self.parts = parts
+        self._slots = slots
+        self._forward_limit = slots  # shots in one forward; halved when memory ran out
+        self._prompts = Prompts(parts)
+
+    @property
+    def proof(self) -> dict[str, str]:
+        """What the engine runs on: device, number format, versions, the hash of the weights' lock."""
+        return dict(self.parts.proof)
+
+    def run(self, source: Source, sink: Sink, cancelled: Cancelled) -> None:
+        """See `Engine.run`. Nothing derived from a portrait outlives this call."""
+        flights: list[_Flight] = []
+        landed: deque[_Landed] = deque()
+        people: dict[str, Person] = {}
+        with ThreadPoolExecutor(FINISHERS, thread_name_prefix="finish") as finishers:
+            while True:
+                flights = [flight for flight in flights if not cancelled(flight.request.shot_id)]
+                if len(flights) < self._slots:
+                    flights += self._boarded(source(self._slots - len(flights)), people, sink)
+                _forget_idle(people, flights)
+                if not flights and not landed:
+                    return
+                flights, arrived = self._stepped(flights, sink)
+                for flight in arrived:
+                    match self._arrival(flight, finishers):
+                        case _Flight() as again:
+                            flights.append(again)
+                        case _Landed() as ready:
+                            landed.append(ready)
+                        case FailedShot() as failed:
+                            sink(failed)
+                # Bounded: the oldest is waited for once there are as many as slots, or nothing else to do.
+                while landed and (landed[0].finished.done() or len(landed) >= self._slots or not flights):
+                    sink(_result(landed.popleft()))
+
+    def _boarded(
+        self, requests: Sequence[ShotRequest], people: dict[str, Person], sink: Sink
+    ) -> list[_Flight]:
+        boarded = []
+        for request in requests:
+            try:
+                if request.identity not in people:
+                    people[request.identity] = make_person(self.parts, request.portrait)
+                boarded.append(self._flight(request, people[request.identity], 0, time.perf_counter()))
+            except Exception as error:  # of this shot alone
+                sink(failed_shot(request.shot_id, error))
+        return boarded
+
+    def _flight(self, request: ShotRequest, person: Person, attempt: int, started: float) -> _Flight:
+        begun = begin(self.parts, self._prompts, person, request, request.seeds[attempt])
+        return _Flight(
+            request=request,
+            person=person,
+            attempt=attempt,
+            sample=begun.sample,
+            remade=begun.remade,
+            started=started,
+        )
+
+    def _stepped(self, flights: Sequence[_Flight], sink: Sink) -> tuple[list[_Flight], list[_Flight]]:
+        """Every flight one step further: those still under way, and those that arrived.
+
+        When memory runs out the forward is split in halves, from then on for good. A single shot that does
+        not fit goes back to the queue.
+        """
+        moved: list[_Flight] = []
+        waiting = list(flights)
+        while waiting:
+            some = waiting[: self._forward_limit]
+            try:
+                samples = denoise_step(self.parts.models, [flight.sample for flight in some])
+            except torch.OutOfMemoryError:
+                samples = None
+            if samples is not None:
+                moved += [replace(f, sample=sample) for f, sample in zip(some, samples, strict=True)]
+                waiting = waiting[len(some) :]
+            elif len(some) > 1:
+                self._forward_limit = len(some) // 2
+                _log.warning("out of memory with %d shots, going on with %d", len(some), self._forward_limit)
+            else:
+                error = Retryable("out_of_memory", "not even a single shot fits into memory")
+                sink(failed_shot(some[0].request.shot_id, error))
+                waiting = waiting[1:]
+        under_way = [flight for flight in moved if not flight.sample.is_done]
+        return under_way, [flight for flight in moved if flight.sample.is_done]
+
+    def _arrival(self, flight: _Flight, finishers: ThreadPoolExecutor) -> "_Flight | _Landed | FailedShot":
+        """What comes after the last step: finishing, the next seed, or the end."""
+        try:
+            try:
+                native = decode(self.parts.vae, require_finite(flight.sample).latents)
+                if flight.request.start is not None:
+                    native = blend(flight.request.start, native, flight.remade)
+                report = self._judged(native, flight.person)
+                code = "quality_gate"
+            except Final as error:  # NaN: another seed may do better
+                report, code = QualityReport(measures={}, problems=(error.code,)), error.code
+            if not report.problems:
+                return self._landed(flight, native, report, finishers)
+            _log.info("shot %s: %s", flight.request.shot_id, ", ".join(report.problems))
+            if flight.attempt + 1 < len(flight.request.seeds):
+                return self._flight(flight.request, flight.person, flight.attempt + 1, flight.started)
+            return FailedShot(shot_id=flight.request.shot_id, code=code, is_retryable=False)
+        except Exception as error:  # of this shot alone
+            return failed_shot(flight.request.shot_id, error)
+
+    def _judged(self, native: Pixels, person: Person) -> QualityReport:
+        return assess_headshot(
+            native,
+            person.reference,
+            analysis=self.parts.analysis,
+            judge=self.parts.judge,
+            is_unsafe=self.parts.is_unsafe(native),
+            thresholds=self.parts.thresholds,
+        )
+
+    def _landed(
+        self, flight: _Flight, native: Pixels, report: QualityReport, finishers: ThreadPoolExecutor
+    ) -> _Landed:
+        output = flight.request.output
+        large = native
+        if output.long_edge > HEIGHT:
+            large = self.parts.upscaler.enlarge(native, output.long_edge)
+        marks = (RANDOM_WEIGHTS_MARK,) if self.parts.is_random else ()
+        finished = finishers.submit(finish, large, output=output, marks=marks)
+        return _Landed(flight=flight, report=report, native=native, finished=finished)
+
+
+def decode(vae: Any, latents: torch.Tensor) -> Pixels:
+    """The picture of finished latents (4, height / 8, width / 8); uint8 already when it leaves the device."""
+    with torch.inference_mode():
+        scaled = latents[None].to(vae.dtype) / vae.config.scaling_factor
+        picture = vae.decode(scaled, return_dict=False)[0][0].float()
+        levels = picture.add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8)
+        pixels: Pixels = levels.permute(1, 2, 0).contiguous().cpu().numpy()
+        return pixels
+
+
+def _result(landed: _Landed) -> FinishedShot | FailedShot:
+    flight = landed.flight
+    try:
+        done = landed.finished.result()
+    except Exception as error:  # of this shot alone
+        return failed_shot(flight.request.shot_id, error)
+    return FinishedShot(
+        shot_id=flight.request.shot_id,
+        seed=flight.seed,
+        jpeg=done.jpeg,
+        preview_jpeg=done.preview_jpeg,
+        width=done.width,
+        height=done.height,
+        report=landed.report,
+        seconds=time.perf_counter() - flight.started,
+        native=landed.native if flight.request.output.keeps_native else None,
+    )
+
+
+def _forget_idle(people: dict[str, Person], flights: Sequence[_Flight]) -> None:
+    """Keep the people in flight and the last few others."""
+    flying = {flight.request.identity for flight in flights}
+    idle = [identity for identity in people if identity not in flying]
+    for identity in idle[: max(0, len(idle) - MAX_IDLE_PEOPLE)]:
+        del people[identity]
