@@ -9,6 +9,7 @@ from pipelines.errors import Final
 from pipelines.types import Cancelled, EngineConfig, Face, Pixels, Sink, Source
 
 ENGINES: Constant = ("preview", "instantid")
+FETCH: Constant = "Mend: python manage.py weights fetch DIR"
 
 Assessor: TypeAlias = Callable[[Pixels], Face]
 """The one usable face of a portrait.
@@ -39,7 +40,8 @@ def load_engine(config: EngineConfig) -> Engine:
     """The engine named by `config.kind`, ready to run.
 
     Raises Final: unknown_engine, and for instantid no_weights, weights_missing, weights_altered, bad_weights,
-    bad_calibration, unknown_device, no_cuda. All of them are the operator's to mend; nothing falls back.
+    bad_calibration, random_weights, unknown_device, no_cuda. All of them are the operator's to mend; nothing
+    falls back.
     """
     if config.kind == "preview":
         from pipelines.preview import PreviewEngine  # OpenCV: only where pictures are made
@@ -52,7 +54,10 @@ def load_engine(config: EngineConfig) -> Engine:
     from pipelines.instantid.engine import InstantIdEngine
     from pipelines.instantid.loading import load_parts
 
-    return InstantIdEngine(load_parts(folder, config.device), config.slots)
+    parts = load_parts(folder, config.device)
+    if parts.is_random and not config.accepts_random_weights:
+        raise Final("random_weights", f"{folder} holds random weights, which are for tests. {FETCH}")
+    return InstantIdEngine(parts, config.slots)
 
 
 def load_assessor(config: EngineConfig) -> Assessor:
@@ -74,7 +79,5 @@ def _weights_of(config: EngineConfig) -> Path:
     if config.kind not in ENGINES:
         raise Final("unknown_engine", f"{config.kind!r} is not an engine; known: {', '.join(ENGINES)}")
     if config.weights_dir is None:
-        raise Final(
-            "no_weights", f"engine {config.kind} needs a folder of weights: python manage.py weights fetch"
-        )
+        raise Final("no_weights", f"engine {config.kind} needs a folder of weights. {FETCH}")
     return config.weights_dir

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.images import encode_jpeg
+from pipelines.presets import HEIGHT
 from pipelines.types import OutputSpec, Pixels
 
 WATERMARK: Final = "HEADSHOTS · FREE"
@@ -59,19 +60,27 @@ def finish(pixels: Pixels, *, output: OutputSpec, marks: tuple[str, ...]) -> Fin
 
 
 def enlarge(pixels: Pixels, long_edge: int) -> Pixels:
-    """The picture with its long edge at exactly this many pixels; enlarged, it is sharpened and grained."""
+    """The picture with its long edge at exactly this many pixels; enlarged, it is sharpened and grained.
+
+    A picture that comes at its size but larger than the native one was enlarged by a network, which smooths
+    skin and needs the grain all the more.
+    """
     height, width = pixels.shape[:2]
     scale = long_edge / max(height, width)
     if scale == 1:
-        return pixels
+        return pixels if long_edge <= HEIGHT else _grained(pixels)
     size = (round(width * scale), round(height * scale))
     if scale < 1:
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     large = cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4)
     blurred = cv2.GaussianBlur(large, (0, 0), 0.55 * scale)
     sharp = cv2.addWeighted(large, 1 + _SHARPENING, blurred, -_SHARPENING, 0)
-    grain = _grain(size[1], size[0])
-    return np.asarray(cv2.add(sharp, cv2.merge([grain] * 3), dtype=cv2.CV_8U), dtype=np.uint8)
+    return _grained(np.asarray(sharp, dtype=np.uint8))
+
+
+def _grained(pixels: Pixels) -> Pixels:
+    grain = _grain(*pixels.shape[:2])
+    return np.asarray(cv2.add(pixels, cv2.merge([grain] * 3), dtype=cv2.CV_8U), dtype=np.uint8)
 
 
 def _grain(height: int, width: int) -> NDArray[np.int16]:

@@ -1,15 +1,16 @@
-"""Bytes to pixels and back: what may come in, and the one way pictures are written. Pillow only.
+"""Bytes to pixels and back: what may come in, and the one way pictures are written. Pillow and libheif only.
 
 Decoding a customer's file belongs into `pipelines.sandbox`; what comes out of it is safe to `decode_jpeg`.
 """
 
 import io
+import re
 import struct
 import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pipelines.errors import Refused
 
@@ -21,11 +22,13 @@ MAX_PIXELS: Final = 50_000_000  # 200 MB decoded: four such planes fit into the 
 MAX_SIDE: Final = 12_000
 MIN_SIDE: Final = 256
 MAX_ASPECT: Final = 4.0
-MAX_JPEG_SCANS: Final = 100  # a usual progressive file has 10; 800 scans cost 4 s of decoding
+MAX_JPEG_SCANS: Final = 64  # a usual progressive file has 10; 800 scans cost 4 s of decoding
+MAX_JPEG_SEGMENTS: Final = 2000  # a usual file has 20, one of 25 MB in segments of 64 kB has 400
+MAX_JPEG_FILL: Final = 65_536  # between two segments; Pillow walks over it byte by byte
 MAX_ICC_BYTES: Final = 1024 * 1024  # profiles of cameras and screens have 0.5 to 600 kB
 PORTRAIT_LONG_EDGE: Final = 4096
 PORTRAIT_QUALITY: Final = 95
-FORMATS: Final = ("JPEG", "PNG", "WEBP")
+HEAD_BYTES: Final = 256  # enough to tell the format: an iPhone's list of HEIF brands ends before byte 64
 
 _ORIENTATION_TAG: Final = 0x0112
 _UPRIGHT: Final = {  # EXIF 2.32, section 4.6.4: how the picture must be turned to stand upright
@@ -37,6 +40,14 @@ _UPRIGHT: Final = {  # EXIF 2.32, section 4.6.4: how the picture must be turned 
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_HEIC_BRANDS: Final = frozenset((b"heic", b"heix", b"heim", b"heis"))  # ISO/IEC 23008-12, annex B.4
+_AVIF_BRANDS: Final = frozenset((b"avif", b"avis"))
+_NEXT_MARKER: Final = re.compile(
+    rb"\xff[\x01-\xcf\xd8-\xfe]"
+)  # neither a stuffed byte, nor a restart, nor a fill
+_SOS, _EOI, _SOI, _TEM = 0xDA, 0xD9, 0xD8, 0x01  # ITU-T T.81, table B.1
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_USUAL_FRAMES: Final = frozenset((0xC0, 0xC1, 0xC2))  # Huffman-coded: baseline, extended, progressive
 _HIGH_BYTE: Final = [value >> 8 for value in range(65536)]
 _ICC_DATE: Final = slice(24, 36)  # ICC.1:2022, table 17: when the profile was made
 
@@ -52,18 +63,50 @@ def clean_portrait(raw: bytes) -> bytes:
         raise Refused("empty_file")
     if len(raw) > MAX_UPLOAD_BYTES:
         raise Refused("file_too_large")
+    file_format = format_of(raw[:HEAD_BYTES])
+    if file_format is None:
+        raise Refused("not_an_image")
     try:
-        with _opened(raw) as image:
-            _check_header(image, raw)
+        load_decoder(file_format)
+        if file_format == "JPEG":
+            _check_markers(raw)
+        with _opened(raw, file_format) as image:
+            _check_header(image)
             image.load()
-            turn = _orientation(image)
-            return _encoded(_in_srgb(image), turn)
+            _check_size(image)  # a HEIF's header may say another size than its pixels have
+            return _encoded(_in_srgb(image), _orientation(image))
     except Refused:
         raise
     except MemoryError as error:
         raise Refused("too_many_pixels") from error
     except Exception as error:  # whatever a decoder makes of hostile bytes is the photo's fault
         raise Refused(_code_of(error)) from error
+
+
+def format_of(head: bytes) -> str | None:
+    """Pillow's name of the format that a file's first HEAD_BYTES announce; None when it is none of ours."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WEBP"
+    return "HEIF" if _is_heic(head) else None
+
+
+def load_decoder(file_format: str) -> None:
+    """Import all that reading a photo of this format may need: the sandbox opens no file afterwards."""
+    from PIL import ImageCms, MpoImagePlugin, TiffImagePlugin  # noqa: F401 (profiles, phones' JPEGs, EXIF)
+
+    Image.preinit()
+    if file_format == "WEBP":
+        from PIL import WebPImagePlugin  # noqa: F401 (registers itself)
+    if file_format == "HEIF":
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(
+            thumbnails=False, depth_images=False, aux_images=False, decode_threads=1
+        )
 
 
 def decode_jpeg(data: bytes) -> "Pixels":
@@ -86,22 +129,53 @@ def encode_jpeg(pixels: "Pixels", quality: int) -> bytes:
     return out.getvalue()
 
 
-def _opened(raw: bytes) -> Image.Image:
+def _is_heic(head: bytes) -> bool:
+    """Whether the file type box lists a brand of HEVC still pictures, and none of AV1."""
+    if head[4:8] != b"ftyp":
+        return False
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = {head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))}
+    return bool(brands & _HEIC_BRANDS) and not brands & _AVIF_BRANDS
+
+
+def _check_markers(raw: bytes) -> None:
+    """Refuse JPEGs that cost more to read than a photo, and the rare kinds: lossless, arithmetic, 12-bit.
+
+    Looks at the first picture only: a phone appends films, whose bytes look like anything.
+    """
+    at = scans = segments = 0
+    while found := _NEXT_MARKER.search(raw, at):
+        marker = found[0][1]
+        if marker == _EOI:
+            return
+        segments += 1
+        scans += marker == _SOS
+        is_fill = not scans and found.start() - at > MAX_JPEG_FILL
+        if is_fill or scans > MAX_JPEG_SCANS or segments > MAX_JPEG_SEGMENTS:
+            break
+        at = found.end()
+        if marker in _FRAMES and (marker not in _USUAL_FRAMES or raw[at + 2 : at + 3] != b"\x08"):
+            raise Refused("not_an_image")
+        if marker not in (_SOI, _TEM):
+            at += max(2, int.from_bytes(raw[at : at + 2], "big"))
+    raise Refused("truncated_image")
+
+
+def _opened(raw: bytes, file_format: str) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-        try:
-            return Image.open(io.BytesIO(raw), formats=FORMATS)
-        except UnidentifiedImageError as error:
-            raise Refused("truncated_image" if _has_magic(raw) else "not_an_image") from error
+        return Image.open(io.BytesIO(raw), formats=[file_format])
 
 
-def _has_magic(raw: bytes) -> bool:
-    is_webp = raw.startswith(b"RIFF") and raw[8:12] == b"WEBP"
-    return is_webp or raw.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
-
-
-def _check_header(image: Image.Image, raw: bytes) -> None:
+def _check_header(image: Image.Image) -> None:
     """Everything that can be said before a pixel is decoded."""
+    _check_size(image)
+    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
+        # JPEG and HEIF files with more pictures are a phone's: the first, or the one it names, is meant.
+        raise Refused("animated_image")
+
+
+def _check_size(image: Image.Image) -> None:
     short, long = sorted(image.size)
     if long > MAX_SIDE or short * long > MAX_PIXELS:
         raise Refused("too_many_pixels")
@@ -109,12 +183,6 @@ def _check_header(image: Image.Image, raw: bytes) -> None:
         raise Refused("image_too_small")
     if long > short * MAX_ASPECT:
         raise Refused("odd_shape")
-    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
-        raise Refused(
-            "animated_image"
-        )  # a JPEG with more pictures (MPO) is a phone's: its first one is meant
-    if image.format not in ("PNG", "WEBP") and raw.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        raise Refused("truncated_image")
 
 
 def _code_of(error: Exception) -> str:
@@ -126,6 +194,8 @@ def _code_of(error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
+    if image.format == "HEIF":  # libheif has turned it already, by the file's own transformations
+        return None
     try:
         return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels: take them as they stand

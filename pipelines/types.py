@@ -133,3 +133,5 @@ class EngineConfig:
     device: str = "cpu"
     slots: int = 8
     """Pictures in flight at once."""
+    accepts_random_weights: bool = True
+    """Whether an engine over a bundle of `weights tiny` may start; nobody is sold its pictures."""

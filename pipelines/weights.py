@@ -12,6 +12,9 @@ Nothing here opens a connection; `manage.py weights fetch` fills the folder. Its
     judge/auraface.onnx              a second recogniser
     upscaler/realesrgan_x4plus.safetensors   the plain state dict of RRDBNet
     safety/       optional: config.json, preprocessor_config.json, model.safetensors of the safety checker
+    loras/<name>.safetensors         optional, the operator's own, named by styles; so are the next two:
+    controls/{canny,depth,pose}/     diffusers ControlNets of SDXL: config.json, *.safetensors
+    controls/images/<image>.png      the pictures these look at
     calibration.json   optional: the quality gate's bounds for these weights, see pipelines/gate.py
     weights.lock.json                what was put there: file -> key, size, sha256, licence accepted
 """

@@ -111,6 +111,15 @@ def test_an_engine_that_cannot_be_has_its_own_error(config: EngineConfig, code: 
     assert refused.value.code == code
 
 
+def test_random_weights_start_nowhere_where_pictures_are_sold(tiny_folder: Path) -> None:
+    config = EngineConfig(
+        kind="instantid", weights_dir=tiny_folder, device="cpu", accepts_random_weights=False
+    )
+    with pytest.raises(Final, match="holds random weights") as refused:
+        load_engine(config)
+    assert refused.value.code == "random_weights"
+
+
 def test_the_proof_names_device_format_versions_and_weights(parts: Parts, tiny_folder: Path) -> None:
     assert parts.proof["device"] == "cpu (CPU)"
     assert parts.proof["dtype"] == "float32"
