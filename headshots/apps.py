@@ -1,4 +1,8 @@
-"""The composition root: wires models, tasks and start-up checks together; nobody imports it."""
+"""The composition root: wires models and start-up checks together; nobody imports it.
+
+The tasks are wired by the processes that use a broker, `headshots.wsgi` and the Celery worker: the purge
+must run where none is installed.
+"""
 
 from django.apps import AppConfig
 
@@ -10,5 +14,4 @@ class HeadshotsConfig(AppConfig):
     verbose_name = "Headshots"
 
     def ready(self) -> None:
-        # Services send tasks by name; a name is only known where the tasks module was imported.
-        from headshots import checks, tasks  # noqa: F401
+        from headshots import checks  # noqa: F401

@@ -1,29 +1,19 @@
-"""The Celery app: queues, the beat schedule, and sending a hint by name once the transaction has committed.
+"""The Celery app: queues, the beat schedule, and the carrier of the hints that services send."""
 
-A message is a wake-up hint that may be lost, late or doubled. The rows say what is to be done.
-"""
-
+import logging.config
 import os
-from enum import StrEnum
-from functools import partial
-from typing import Final
+from typing import Any
 
 from celery import Celery
+from celery.signals import setup_logging
 from django.conf import settings
-from django.db import transaction
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
+from headshots import logs
+from headshots.hints import Task, carry_by
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "headshots.settings")
-
-
-class Task(StrEnum):
-    """Every task there is. Services name them here and never import them."""
-
-    ASSESS = "headshots.assess"
-    RENDER = "headshots.render"
-    SWEEP = "headshots.sweep"
-    PURGE = "headshots.purge"
 
 
 app = Celery("headshots")
@@ -34,6 +24,7 @@ def _configure() -> None:
     is_embedded = not settings.BROKER_URL
     app.conf.update(
         broker_url=settings.BROKER_URL or "filesystem://localhost",
+        include=["headshots.tasks"],
         broker_transport_options=(
             {
                 "data_folder_in": folder,
@@ -70,21 +61,22 @@ def _configure() -> None:
 _configure()
 
 
-MAX_COPIES: Final = 4  # wakes several workers for a pack; a hint without work costs a millisecond
-
-
-def enqueue(task: Task, *ids: str, copies: int = 1) -> None:
-    """Send a hint for `task` when the current transaction commits; arguments are ids only.
-
-    `copies` is how many workers could use one; up to MAX_COPIES are sent. A broker that cannot be reached is
-    not an error here: the sweep sends the hint again.
-    """
-    transaction.on_commit(partial(_send, task, ids, min(copies, MAX_COPIES)))
-
-
 def _send(task: Task, ids: tuple[str, ...], copies: int) -> None:
+    """Send by name: an unreachable broker is not an error here, since the sweep sends the hint again."""
     for _ in range(copies):
         try:
             app.tasks[task].apply_async(args=ids)
         except (OperationalError, OSError):
             return
+
+
+carry_by(_send)
+
+
+@setup_logging.connect
+def _log_events(loglevel: int, **kwargs: Any) -> None:
+    """Instead of Celery's own handlers, which print tasks' arguments; what libraries print is caught too."""
+    logging.config.dictConfig(settings.LOGGING)
+    logging.getLogger().setLevel(loglevel)
+    logs.install()
+    app.log.redirect_stdouts("INFO")

@@ -6,6 +6,9 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
+from headshots.services import objects
+from headshots.vault.errors import StoreAway, UnsafeStore
+
 TAG: Final = "headshots"
 _HANDLER: Final = "headshots.web.uploadhandler.BoundedMemoryUploadHandler"
 
@@ -37,3 +40,21 @@ def uploads_stay_in_memory(app_configs: Any, **kwargs: Any) -> list[CheckMessage
             )
         ]
     return []
+
+
+@register(TAG)
+def stores_are_fit(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Error E003 when a store of keys or objects does not answer, or keeps what is deleted from it.
+
+    The embedded ones are made when they are first used and need no look.
+    """
+    opened = {"EPOCH_STORE": objects.epochs, "BLOB_STORE": objects.blobs}
+    found: list[CheckMessage] = []
+    for name, open_store in opened.items():
+        if getattr(settings, name) in ("file", "memory", "disk"):
+            continue
+        try:
+            open_store()
+        except (StoreAway, UnsafeStore, ValueError, ImportError) as error:
+            found.append(Error(f"{name}: {error}", hint="See vault/FORMAT.md.", id="headshots.E003"))
+    return found

@@ -61,14 +61,55 @@ class Environment(BaseSettings):
         alias="ROOT_KEYS",
         description="file of root keys, newest first, 64 hex digits a line; empty: made once",
     )
-    engine: Literal["preview"] = Field(
-        "preview", alias="ENGINE", description="which engine makes the pictures"
+    receipt_key: Path | None = Field(
+        None,
+        alias="RECEIPT_KEY",
+        description="file from `manage.py receipt-key`; signs receipts and checkpoints; empty: made once",
+    )
+    blob_store: str = Field(
+        "disk",
+        alias="BLOB_STORE",
+        pattern=r"^(disk|s3://.+)$",
+        description="`disk`: the data folder, for one machine; `s3://bucket/prefix`: a bucket (extra `aws`)",
+    )
+    s3_endpoint_url: str = Field(
+        "",
+        alias="S3_ENDPOINT_URL",
+        description="address of an S3 store of your own; empty: Amazon's. Credentials: boto3's usual chain",
+    )
+    epoch_store: str = Field(
+        "file",
+        alias="EPOCH_STORE",
+        pattern=r"^(file|memory|kms|(rediss?|unix)://.+)$",
+        description=(
+            "where the hourly keys live: `file` (one machine), `redis://…` (one without persistence),"
+            " `kms` (extra `aws`), `memory` (one process; refused in production)"
+        ),
+    )
+    engine: Literal["preview", "instantid"] = Field(
+        "preview", alias="ENGINE", description="which engine makes the pictures: `preview` or `instantid`"
+    )
+    weights: Path | None = Field(
+        None,
+        alias="WEIGHTS",
+        description="folder of the weights (`manage.py weights fetch`); for `instantid`",
+    )
+    device: Literal["cuda", "cpu"] = Field(
+        "cuda", alias="DEVICE", description="where `instantid` renders, `cuda` or `cpu`; never falls back"
+    )
+    slots: PositiveInt = Field(
+        8, alias="SLOTS", description="pictures that one `instantid` worker has in flight at once"
     )
     payments: Literal["test"] = Field("test", alias="PAYMENTS", description="which provider takes the money")
     port: PositiveInt = Field(8000, alias="PORT", description="port of `infra/dev up`")
     web_threads: PositiveInt = Field(8, alias="WEB_THREADS", description="threads of the web process")
     worker_processes: PositiveInt = Field(
         2, alias="WORKER_PROCESSES", description="processes of the embedded Celery worker"
+    )
+    sandbox_filter: Literal["required", "optional"] = Field(
+        "required",
+        alias="SANDBOX_FILTER",
+        description="`optional` decodes photos even if the kernel refuses the decoder's system call filter",
     )
     lease_seconds: PositiveFloat = Field(
         60,
@@ -94,6 +135,8 @@ def embedded_defaults(environment: Environment) -> list[str]:
         "DATABASE_URL": not environment.database_url,
         "BROKER_URL": not environment.broker_url,
         "ROOT_KEYS": environment.root_keys is None,
+        "RECEIPT_KEY": environment.receipt_key is None,
+        "EPOCH_STORE": environment.epoch_store == "memory",
         "ENGINE": environment.engine == "preview",
         "PAYMENTS": environment.payments == "test",
         "SITE_URL": not environment.site_url.startswith("https://"),

@@ -81,6 +81,21 @@ TEXTS: Final[dict[str, RefusalText]] = {
     "server_error": RefusalText(
         500, "Something went wrong on our side.", "Nothing was charged for this request. Please try again."
     ),
+    "clock_skew": RefusalText(
+        503,
+        "Our clocks do not agree, so we could not say when your photo will be deleted.",
+        "Nothing was stored. We have been told; please try again later.",
+    ),
+    "restored": RefusalText(
+        503,
+        "The service is being put in order after a restore and shows nothing meanwhile.",
+        "Please try again later. What was deleted stays deleted.",
+    ),
+    "selfie_deleted": RefusalText(
+        409,
+        "The photo of this order has been deleted, so no picture can be made anew.",
+        "Place a new order with the photo.",
+    ),
     "busy": RefusalText(503, "We are very busy right now.", "Please try again in a minute."),
     # the file
     "empty_file": RefusalText(
@@ -90,7 +105,7 @@ TEXTS: Final[dict[str, RefusalText]] = {
         413, "The photo is larger than 25 MB.", "Send a smaller copy, for example as JPEG."
     ),
     "not_an_image": RefusalText(
-        415, "This file is not a photo we can read.", "Send a JPEG, PNG or WebP picture."
+        415, "This file is not a photo we can read.", "Send a JPEG, HEIC, PNG or WebP picture."
     ),
     "truncated_image": RefusalText(
         422,

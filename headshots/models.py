@@ -1,6 +1,7 @@
 """Rows, constraints and querysets; no rules. Services are the only writers."""
 
 import uuid
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final, NoReturn
 
@@ -11,7 +12,7 @@ from django.db.models import F, Q
 from headshots.states import LIVE_STATES, ORDER_MOVES, SHOT_MOVES, OrderState, ShotState, sources_of
 from headshots.tiers import TIERS
 from pipelines import presets
-from pipelines.presets import StylePreset
+from pipelines.presets import ExtraControl, Lora, PresetError, StylePreset
 
 
 def _choices(values: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -120,8 +121,19 @@ class StyleVersion(models.Model):
         raise Immutable(f"style version {self.pk} is immutable")
 
     def preset(self) -> StylePreset:
-        """The version as the pipeline takes it. Raises PresetError if a bound was tightened since."""
-        return StylePreset(slug=self.style.slug, **{name: getattr(self, name) for name in PRESET_FIELDS})
+        """The version as the pipeline takes it; the way back from `columns_of`.
+
+        Raises PresetError if a bound was tightened since, or a JSON column holds something else.
+        """
+        fields = {name: getattr(self, name) for name in PRESET_FIELDS}
+        try:
+            fields["loras"] = tuple(Lora(**entry) for entry in self.loras)
+            fields["extra_control"] = (
+                None if self.extra_control is None else ExtraControl(**self.extra_control)
+            )
+            return StylePreset(slug=self.style.slug, **fields)
+        except TypeError as error:  # a missing, unknown or mistyped entry
+            raise PresetError(f"style version {self.pk} holds no valid preset: {error}") from error
 
 
 PRESET_FIELDS: Final = (
@@ -134,7 +146,20 @@ PRESET_FIELDS: Final = (
     "controlnet_conditioning_scale",
     "guidance_method",
     "framing",
+    "negative_identity",
+    "control_guidance_end",
+    "is_face_masked",
+    "loras",
+    "extra_control",
 )
+
+
+def columns_of(preset: StylePreset) -> dict[str, Any]:
+    """The columns of a StyleVersion that hold `preset`; `StyleVersion.preset` is the way back."""
+    columns = {name: getattr(preset, name) for name in PRESET_FIELDS}
+    columns["loras"] = [asdict(lora) for lora in preset.loras]
+    columns["extra_control"] = None if preset.extra_control is None else asdict(preset.extra_control)
+    return columns
 
 
 class OrderQuerySet(models.QuerySet["Order"]):
@@ -194,12 +219,20 @@ class Order(models.Model):
     absent_again_at = models.DateTimeField(null=True)
     settles_at = models.DateTimeField(null=True)
     purged_at = models.DateTimeField(null=True)
+    selfie_shredded_at = models.DateTimeField(null=True)  # earlier than the results' key, see purge
+    tombstoned_at = models.DateTimeField(null=True)
+    versions_deleted = models.PositiveIntegerField(default=0)
+    uploads_deleted = models.PositiveIntegerField(default=0)
+    late_writes = models.PositiveIntegerField(default=0)  # objects that the second look found
 
     objects = OrderQuerySet.as_manager()
 
     class Meta:
         ordering = ("-created_at",)
-        indexes = (models.Index(fields=("state", "expires_at")),)
+        indexes = (
+            models.Index(fields=("state", "expires_at")),
+            models.Index(fields=("state", "purge_not_before")),
+        )
         constraints = (
             models.CheckConstraint(condition=Q(state__in=OrderState.values), name="order_state_is_known"),
             models.CheckConstraint(condition=Q(tier__in=list(TIERS)), name="order_tier_is_known"),
@@ -263,6 +296,7 @@ class StoredObject(models.Model):
     class State(models.TextChoices):
         INTENDED = "intended"
         STORED = "stored"
+        DELETED = "deleted"  # the object is gone; the row is kept for the receipt's counts and digest
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     order = models.ForeignKey(Order, on_delete=models.PROTECT, related_name="stored_objects")
@@ -277,7 +311,7 @@ class StoredObject(models.Model):
     class Meta:
         constraints = (
             models.CheckConstraint(
-                condition=Q(state="intended") | (Q(state="stored") & ~Q(sha256="")),
+                condition=Q(state="intended") | (Q(state__in=("stored", "deleted")) & ~Q(sha256="")),
                 name="stored_object_has_a_hash",
             ),
         )
@@ -415,9 +449,11 @@ class Receipt(models.Model):
 
 
 class AuditEntry(models.Model):
-    """Who did what, in ids and numbers; append-only."""
+    """Who did what, in ids and numbers; append-only, and each entry's head covers all entries before it."""
 
-    at = models.DateTimeField()
+    seq = models.PositiveBigIntegerField(unique=True)  # 1, 2, 3, ... without a gap
+    head = models.CharField(max_length=64)  # of the chain after this entry, SHA-256 in hex
+    at = models.DateTimeField()  # to the second, as it is hashed
     actor = models.CharField(max_length=150)
     event = models.CharField(max_length=40)
     reference = models.CharField(max_length=60)
@@ -444,6 +480,32 @@ class Heartbeat(models.Model):
 
     name = models.CharField(primary_key=True, max_length=40)
     at = models.DateTimeField()
+    leased_until = models.DateTimeField(null=True)  # while one process does a round that must not run twice
 
     def __str__(self) -> str:
         return f"{self.name} at {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class Incarnation(models.Model):
+    """A time this database was put back from a copy and reconciled; its number marks all that came after."""
+
+    number = models.PositiveIntegerField(primary_key=True)
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"incarnation {self.number}"
+
+
+class Inspection(models.Model):
+    """What the last look at store and rows found; there is one row, and the public page shows it."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    at = models.DateTimeField()  # when the look began
+    seconds = models.FloatField()
+    objects_seen = models.PositiveBigIntegerField()
+    orders_seen = models.PositiveBigIntegerField()
+    findings = models.JSONField(default=list)  # the fields of verification.Finding, without examples
+    blind = models.JSONField(default=list)  # names of the checks that could not look
+
+    def __str__(self) -> str:
+        return f"inspection of {self.at:%Y-%m-%d %H:%M:%S}"

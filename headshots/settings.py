@@ -154,18 +154,29 @@ AUTH_PASSWORD_VALIDATORS = [
 
 BROKER_URL = ENVIRONMENT.broker_url
 ROOT_KEYS = ENVIRONMENT.root_keys
+BLOB_STORE = ENVIRONMENT.blob_store
+S3_ENDPOINT_URL = ENVIRONMENT.s3_endpoint_url or None
+EPOCH_STORE = ENVIRONMENT.epoch_store
+RECEIPT_KEY = ENVIRONMENT.receipt_key
 ENGINE = ENVIRONMENT.engine
+WEIGHTS = ENVIRONMENT.weights
+DEVICE = ENVIRONMENT.device
+SLOTS = ENVIRONMENT.slots
+if ENGINE == "instantid" and WEIGHTS is None:
+    raise ImproperlyConfigured(
+        "ENGINE=instantid needs WEIGHTS, the folder that `manage.py weights fetch` fills"
+    )
 PAYMENTS = ENVIRONMENT.payments
+SANDBOX_FILTER = ENVIRONMENT.sandbox_filter
 LEASE_SECONDS = ENVIRONMENT.lease_seconds
 PURGE_SETTLE_SECONDS = ENVIRONMENT.settle_seconds
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": "INFO"},
-    # Django's own handler mails and prints whole requests; ours says the path's name and the status.
+    "handlers": {"events": {"class": "headshots.logs.EventHandler"}},
+    "root": {"handlers": ["events"], "level": "INFO"},
+    # Django's own handlers mail and print whole requests.
     "loggers": {
         "django": {"handlers": [], "propagate": True},
         "django.server": {"handlers": [], "propagate": True},

@@ -9,6 +9,7 @@ import pytest
 from django.utils import timezone
 from pytest_django import Settings
 
+from headshots import tasks
 from headshots.celery import Task, app
 from headshots.models import Order
 from headshots.services import orders, purge, styles
@@ -88,7 +89,6 @@ def placed(place: Callable[..., Placed]) -> Placed:
 @pytest.fixture
 def render_all(db: None) -> Callable[[], None]:
     """Runs assessment and rendering in this process until nothing is left to do."""
-    from headshots import tasks
     from headshots.states import OrderState
 
     def run() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
-from django.utils import timezone
 
 from headshots.admin import dashboard, orders, records, styles
+from headshots.services import clock
 
 __all__ = ["orders", "records", "styles"]
 
@@ -22,7 +22,7 @@ def _index_with_dashboard(
     """Django's front page, with the dashboard for staff who may see orders."""
     context = dict(extra_context or {})
     if request.user.has_perm("headshots.view_order"):
-        context["dashboard"] = dashboard.read(timezone.now(), count_store=request.GET.get("store") == "count")
+        context["dashboard"] = dashboard.read(clock.now(), count_store=request.GET.get("store") == "count")
     return _plain_index(request, context)
 
 

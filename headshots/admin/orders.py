@@ -11,14 +11,14 @@ from django.db.models import Count, Min, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from headshots.admin.base import ReadOnlyAdmin, actor_of, at, counted, length, span
 from headshots.admin.order_tables import PURGE_STEPS, tables_of
+from headshots.exceptions import Refusal, text_of
 from headshots.models import Order
-from headshots.services import audit, orders, payments, purge
+from headshots.services import audit, clock, orders, payments, purge
 from headshots.states import LIVE_STATES, OrderState, ShotState
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
     def expires(self, order: Order) -> str:
         if order.state not in LIVE_STATES:
             return "–"
-        left = order.expires_at - timezone.now()
+        left = order.expires_at - clock.now()
         return length(left) if left > timedelta(0) else "expired"
 
     @admin.display(description="purge")
@@ -166,7 +166,10 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
         revived, skipped = 0, 0
         for order in queryset:
             try:
-                count = orders.retry_failed(order, actor=actor_of(request), now=timezone.now())
+                count = orders.retry_failed(order, actor=actor_of(request), now=clock.now())
+            except Refusal as refused:
+                messages.warning(request, f"{order.receipt_id}: {text_of(refused).message}")
+                continue
             except Exception as error:  # whatever the database said about this one, the others are tried
                 _report(request, order, "retry", error)
                 continue
@@ -225,7 +228,7 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
 
 def _purge(order: Order, *, actor: str) -> None:
     """Name who asked in the audit log, then delete: the name is kept even if the deletion breaks off."""
-    now = timezone.now()
+    now = clock.now()
     audit.record("purge.requested", actor=actor, reference=order.receipt_id, now=now)
     purge.request(order, actor="staff", now=now)
 

@@ -1,26 +1,18 @@
 """How a style's versions are shown: the prompt as the text encoders get it, and what each version changed."""
 
 from datetime import timedelta
-from typing import Final
 
 from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
-from headshots.admin.base import Table, at
+from headshots.admin.base import Table, at, labelled
 from headshots.models import PRESET_FIELDS, Style, StyleVersion
-
-TOKEN_LIMIT: Final = 75  # SDXL's text encoders read 77, two of which are the start and the end
-TOKENS_PER_WORD: Final = 1.3  # CLIP's usual ratio for English; names and numbers take more
+from pipelines.presets import TOKEN_LIMIT, tokens_in
 
 
 def words_in(prompt: str) -> int:
     """How many words a prompt has."""
     return len(prompt.split())
-
-
-def tokens_in(prompt: str) -> int:
-    """About how many tokens the text encoders will make of a prompt."""
-    return round(words_in(prompt) * TOKENS_PER_WORD)
 
 
 def warning_about(prompt: str) -> str:
@@ -37,14 +29,14 @@ def history(style: Style) -> Table:
     earlier: list[StyleVersion | None] = [*versions[1:], None]
     return Table(
         title="Version history",
-        headers=("Version", "When (UTC)", "By", "guidance_scale", "Changed against the version before"),
+        headers=("Version", "Changed against the version before", "guidance_scale", "By", "When (UTC)"),
         rows=[
             (
                 version.number,
-                at(version.created_at),
-                version.created_by,
+                _changes(version, before),  # next to the number: a phone shows the first columns
                 version.guidance_scale,
-                _changes(version, before),
+                version.created_by,
+                at(version.created_at),
             )
             for version, before in zip(versions, earlier, strict=True)
         ],
@@ -57,7 +49,11 @@ def contents(version: StyleVersion) -> Table:
     return Table(
         title=f"Version {version.number}",
         headers=("Part", "Value"),
-        rows=[(name, getattr(version, name)) for name in PRESET_FIELDS],
+        rows=[
+            (name, value if isinstance(value, str) else _shown(value))
+            for name in PRESET_FIELDS
+            for value in (getattr(version, name),)
+        ],
     )
 
 
@@ -72,7 +68,24 @@ def _changes(version: StyleVersion, before: StyleVersion | None) -> str:
 
 
 def _shown(value: object) -> str:
-    return (f"“{value}”" if value else "nothing") if isinstance(value, str) else f"{value:g}"
+    """A column as a person reads it; JSON that holds no LoRAs or extra control is shown as it is."""
+    match value:
+        case bool():
+            return "on" if value else "off"
+        case None | "" | []:
+            return "nothing"
+        case str():
+            return f"“{value}”"
+        case {"name": name, "weight": weight}:
+            return f"{name} {weight}"
+        case {"kind": kind, "image": image, "conditioning_scale": scale, "end": end}:
+            return f"{kind} of {image}, scale {scale}, end {end}"
+        case dict():
+            return labelled(value)
+        case list():
+            return ", ".join(_shown(entry) for entry in value)
+        case _:
+            return f"{value:g}"
 
 
 def with_recent_orders(styles: QuerySet[Style]) -> QuerySet[Style]:

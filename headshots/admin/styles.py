@@ -12,20 +12,12 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from headshots.admin.base import PER_PAGE, ModelAdmin, ModelForm, Table, actor_of, counted
-from headshots.admin.style_form import StyleForm
-from headshots.admin.style_history import (
-    TOKEN_LIMIT,
-    contents,
-    history,
-    tokens_in,
-    warning_about,
-    with_recent_orders,
-    words_in,
-)
+from headshots.admin.style_form import CONTROL_PARTS, StyleForm
+from headshots.admin.style_history import contents, history, warning_about, with_recent_orders, words_in
 from headshots.models import Style
 from headshots.services import styles
 from headshots.tiers import TIERS
-from pipelines.presets import PROMPT_PARTS
+from pipelines.presets import PROMPT_PARTS, TOKEN_LIMIT, PresetError, tokens_in
 
 _STATUS_BUTTONS: Final = {
     "_publish": (Style.Status.PUBLISHED, "Save and publish"),
@@ -33,8 +25,8 @@ _STATUS_BUTTONS: Final = {
     "_draft": (Style.Status.DRAFT, "Save and take back to draft"),
 }
 _PROMPT_NOTE: Final = (
-    "Short noun phrases; the first ones weigh most. Keep all of them together below "
-    "about 55 words. They say nothing about who the person is."
+    "Short noun phrases; the first ones weigh most. Keep all of them together below 75 tokens: about 45 "
+    "words with their commas; each digit counts as a word. They say nothing about who the person is."
 )
 _NUMBERS_NOTE: Final = (
     "Change one number at a time and look at the result first. Every saved change is a new version; "
@@ -43,8 +35,20 @@ _NUMBERS_NOTE: Final = (
 _NUMBERS: Final = (
     ("guidance_scale", "guidance_method"),
     ("num_inference_steps", "scheduler"),
-    ("ip_adapter_scale", "controlnet_conditioning_scale"),
     "framing",
+)
+_IDENTITY: Final = (
+    ("ip_adapter_scale", "controlnet_conditioning_scale"),
+    ("control_guidance_end", "negative_identity"),
+    "is_face_masked",
+)
+_IDENTITY_NOTE: Final = (
+    "Over-saturated skin: lower ip_adapter_scale first, then controlnet_conditioning_scale. "
+    "Not alike enough: raise both. The words are ignored: lower ip_adapter_scale."
+)
+_EXTRAS_NOTE: Final = (
+    "LoRAs and the extra control name files of the weights bundle, which only the GPU workers hold: this "
+    "page cannot see whether they are there. The preview engine ignores them."
 )
 
 
@@ -90,6 +94,9 @@ class StyleAdmin(ModelAdmin[Style]):
             ("Style", {"fields": [*about, "based_on"]}),
             ("Prompt", {"fields": (*PROMPT_PARTS, "negative_prompt"), "description": _PROMPT_NOTE}),
             ("Numbers", {"fields": _NUMBERS, "description": _NUMBERS_NOTE}),
+            ("Identity", {"fields": _IDENTITY, "description": _IDENTITY_NOTE}),
+            ("LoRAs", {"fields": ("loras",), "description": _EXTRAS_NOTE}),
+            ("Extra control", {"fields": [f"control_{name}" for name in CONTROL_PARTS]}),
         ]
         return editable if obj is None else [*editable, assembled]
 
@@ -122,7 +129,14 @@ class StyleAdmin(ModelAdmin[Style]):
 
     @admin.display(description="Prompt")
     def prompt_text(self, style: Style) -> str:
-        return _with_count(style.current.preset().prompt) if style.current else ""
+        if style.current is None:
+            return ""
+        try:
+            return _with_count(style.current.preset().prompt)
+        except PresetError as error:
+            return format_html(
+                "<p class='errornote'>{}. Correct it and save: no order can use it.</p>", error
+            )
 
     @admin.display(description="Negative prompt")
     def negative_text(self, style: Style) -> str:

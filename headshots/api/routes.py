@@ -10,7 +10,6 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver, reverse
-from django.utils import timezone
 from ninja import File, Form, Header, NinjaAPI, Status
 from ninja.errors import ValidationError
 from ninja.files import UploadedFile
@@ -28,12 +27,12 @@ from headshots.api.schemas import (
 )
 from headshots.exceptions import Refusal, text_of
 from headshots.models import Order
-from headshots.services import delivery, orders, progress, purge, styles
+from headshots.services import clock, delivery, export, orders, progress, purge, styles
 from headshots.services.consent import Consent
 from headshots.states import OrderState
 from headshots.tiers import TIERS
 from headshots.vault.envelope import Kind
-from pipelines.errors import Refused
+from pipelines.errors import Refused, Retryable
 
 
 def _dressed(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
@@ -116,6 +115,11 @@ def _refused(request: HttpRequest, error: Refused) -> HttpResponse:
     return error_response(error.code)
 
 
+@api.exception_handler(Retryable)
+def _busy(request: HttpRequest, error: Retryable) -> HttpResponse:
+    return error_response("busy")
+
+
 @api.exception_handler(ValidationError)
 def _invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
     fields = [str(part) for problem in error.errors for part in problem["loc"]]
@@ -140,7 +144,7 @@ def list_styles(request: HttpRequest) -> list[StyleOut]:
 @api.post("/orders", response={201: OrderCreated, **_ERRORS}, summary="Place an order with one selfie")
 def place_order(
     request: HttpRequest,
-    selfie: Annotated[UploadedFile, File(description="JPEG, PNG or WebP, up to 25 MB and 50 megapixels")],
+    selfie: Annotated[UploadedFile, File(description="JPEG, HEIC, PNG or WebP; 25 MB, 50 megapixels")],
     consent: Annotated[bool, Form(description="you hold the consent, as worded on the site, of an adult")],
     tier: Annotated[str, Form(description="`free` or `premium`")] = "free",
     chosen: Annotated[
@@ -153,7 +157,7 @@ def place_order(
     ] = None,
 ) -> Status[OrderCreated]:
     """The photo is cleaned, sealed and assessed. The answer holds the token that opens the order, once."""
-    now = timezone.now()
+    now = clock.now()
     placed = orders.place(
         raw=selfie.read(),
         tier_slug=tier,
@@ -171,7 +175,7 @@ def place_order(
     "/orders/{order_id}", response={200: OrderOut, **_PRIVATE}, auth=_token, summary="Where an order stands"
 )
 def show_order(request: HttpRequest, order_id: uuid.UUID) -> OrderOut:
-    now = timezone.now()
+    now = clock.now()
     return _order_out(_order(request, order_id, now), now)
 
 
@@ -185,7 +189,7 @@ def download_headshot(
     request: HttpRequest, order_id: uuid.UUID, index: int, preview: bool = False
 ) -> HttpResponse:
     """`preview=true` gives the same picture 448 pixels wide."""
-    now = timezone.now()
+    now = clock.now()
     kind = Kind.PREVIEW if preview else Kind.HEADSHOT
     jpeg = delivery.open_headshot(_order(request, order_id, now), index, kind, now)
     return _private(HttpResponse(jpeg, content_type="image/jpeg"), f"headshot-{index:02d}.jpg")
@@ -198,9 +202,22 @@ def download_headshot(
     summary="All finished pictures and the licence, as a ZIP",
 )
 def download_archive(request: HttpRequest, order_id: uuid.UUID) -> StreamingHttpResponse:
-    now = timezone.now()
+    now = clock.now()
     pieces = delivery.stream_archive(_order(request, order_id, now), now)
     return _private(StreamingHttpResponse(pieces, content_type="application/zip"), "headshots.zip")
+
+
+@api.get(
+    "/orders/{order_id}/export.zip",
+    response={200: Any, **_PRIVATE},
+    auth=_token,
+    summary="Everything held about an order, as a ZIP",
+)
+def export_order(request: HttpRequest, order_id: uuid.UUID) -> StreamingHttpResponse:
+    """In every state: `data.json`, the cleaned photo until its key is destroyed, and all pictures."""
+    now = clock.now()
+    pieces = export.stream(_order(request, order_id, now), now)
+    return _private(StreamingHttpResponse(pieces, content_type="application/zip"), "everything.zip")
 
 
 @api.delete(
@@ -211,14 +228,25 @@ def download_archive(request: HttpRequest, order_id: uuid.UUID) -> StreamingHttp
 )
 def delete_order(request: HttpRequest, order_id: uuid.UUID) -> Status[DeletionOut]:
     """Keys are destroyed and objects deleted before this answers; the receipt follows after a second look."""
-    now = timezone.now()
+    now = clock.now()
     receipt_id = purge.request(_order(request, order_id, now), actor="customer", now=now)
     return Status(202, DeletionOut(receipt_id=receipt_id, receipt=_absolute("api:show_receipt", receipt_id)))
 
 
-@api.get("/receipts/{receipt_id}", response={200: ReceiptOut, 404: ErrorOut}, summary="A deletion's receipt")
-def show_receipt(request: HttpRequest, receipt_id: str) -> ReceiptOut:
-    order, receipt = purge.find_deletion(receipt_id, timezone.now())
+@api.get(
+    "/receipts/{receipt_id}",
+    response={200: ReceiptOut, 404: ErrorOut},
+    summary="A deletion's receipt",
+    openapi_extra={"responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}},
+)
+def show_receipt(request: HttpRequest, receipt_id: str) -> ReceiptOut | HttpResponse:
+    """How far the deletion is. With `Accept: text/plain` the signed receipt alone, once there is one."""
+    order, receipt = purge.find_deletion(receipt_id, clock.now())
+    if request.get_preferred_type(["application/json", "text/plain"]) == "text/plain":
+        if receipt is None:
+            raise Refusal("receipt_not_found")
+        headers = {"Content-Type": "text/plain; charset=utf-8", "Vary": "Accept"}
+        return HttpResponse(receipt.text, headers=headers)
     return ReceiptOut(
         id=order.receipt_id,
         state="purged" if receipt else "purging",
@@ -260,6 +288,7 @@ def _order_out(order: Order, now: datetime) -> OrderOut:
             self=_absolute("api:show_order", order.id),
             private_link=None,
             archive=_absolute("api:download_archive", order.id),
+            export=_absolute("api:export_order", order.id),
             site=_absolute("order", order.id),
             checkout=_absolute("checkout", order.id) if view.state == OrderState.AWAITING_PAYMENT else None,
             receipt=_absolute("api:show_receipt", view.receipt_id),

@@ -28,6 +28,7 @@ class StyleOut(Schema):
 class LinksOut(Schema):
     self: str
     archive: str = Field(description="ZIP of all finished pictures")
+    export: str = Field(description="ZIP of everything held about the order, at any time")
     site: str = Field(description="the order's page; open it with the private link")
     private_link: str | None = Field(
         None, description="opens the order in a browser; shown once, at creation"

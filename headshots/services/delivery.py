@@ -1,21 +1,14 @@
 """Giving a customer their pictures: one at a time, or all as a ZIP that never exists as a file."""
 
-import io
-import zipfile
 from collections.abc import Iterator
 from datetime import datetime
-from typing import IO, Final, cast
-
-from typing_extensions import Buffer  # pydantic brings it; collections.abc has it from Python 3.12
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Shot
-from headshots.services import objects
+from headshots.services import objects, purge, tombstones, zips
 from headshots.services.licences import licence_text
 from headshots.states import ShotState
 from headshots.vault.envelope import Kind
-
-_ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 
 def open_headshot(order: Order, index: int, kind: Kind, now: datetime) -> bytes:
@@ -23,6 +16,8 @@ def open_headshot(order: Order, index: int, kind: Kind, now: datetime) -> bytes:
 
     Raises Refusal("headshot_not_found") while it does not exist, NotFound once the order is gone.
     """
+    purge.nudge(now)
+    tombstones.require_none(order)
     shot = (
         Shot.objects.filter(order=order, index=index, state=ShotState.DONE)
         .select_related("headshot__order", "preview__order")
@@ -53,38 +48,16 @@ def stream_archive(order: Order, now: datetime) -> Iterator[bytes]:
 
     Raises Refusal("headshot_not_found") before the first byte when no picture exists yet.
     """
+    purge.nudge(now)
+    tombstones.require_none(order)
     shots = finished_shots(order)
     if not shots:
         raise Refusal("headshot_not_found")
-    return _archive(order, shots, now)
+    return zips.stream(_entries(order, shots, now))
 
 
-def _archive(order: Order, shots: list[Shot], now: datetime) -> Iterator[bytes]:
-    sink = _Drain()
-    with zipfile.ZipFile(cast(IO[bytes], sink), "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo("LICENCE.txt", _ZIP_EPOCH), licence_text(order))
-        for shot in shots:
-            assert shot.headshot is not None  # a DONE shot has one; the purge ends the order first
-            archive.writestr(zipfile.ZipInfo(file_name(shot), _ZIP_EPOCH), objects.read(shot.headshot, now))
-            yield sink.take()
-    yield sink.take()
-
-
-class _Drain(io.RawIOBase):
-    """A write-only, unseekable file: ZipFile then writes sizes after the data instead of going back."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Buffer) -> int:
-        self._pieces.append(bytes(data))
-        return len(self._pieces[-1])
-
-    def take(self) -> bytes:
-        """What was written since the last call."""
-        taken = b"".join(self._pieces)
-        self._pieces.clear()
-        return taken
+def _entries(order: Order, shots: list[Shot], now: datetime) -> Iterator[tuple[str, bytes]]:
+    yield "LICENCE.txt", licence_text(order).encode()
+    for shot in shots:
+        assert shot.headshot is not None  # a DONE shot has one; the purge ends the order first
+        yield file_name(shot), objects.read(shot.headshot, now)

@@ -11,76 +11,128 @@ from django.conf import settings
 from django.db import transaction
 
 from headshots.exceptions import NotFound
+from headshots.faults import faultpoint
 from headshots.models import Order, OrderKey, StoredObject
+from headshots.services import clock, incarnation
 from headshots.states import LIVE_STATES
 from headshots.vault.blobs import BlobStore, DiskBlobStore
 from headshots.vault.cache import OrderKeys
 from headshots.vault.envelope import Kind, ObjectName, Role, open_object, role_of, seal_object
-from headshots.vault.errors import BlobMissing, Unreadable
-from headshots.vault.keys import FileEpochStore, RootRing, new_order_key
+from headshots.vault.epochs_ring import MemoryShelf, RingEpochs, Shelf
+from headshots.vault.errors import BlobMissing, StoreAway, Unreadable
+from headshots.vault.keys import EpochStore, RootRing, new_order_key
+from pipelines.errors import Retryable
 
 
-def epochs() -> FileEpochStore:
-    """The epoch store the settings name."""
-    return _file_epochs(settings.DATA / "keys" / "epochs.sqlite3", settings.ROOT_KEYS)
+def epochs() -> EpochStore:
+    """The epoch store that EPOCH_STORE names, the same for the whole process.
+
+    The first call raises StoreAway when it does not answer, and UnsafeStore when it is not fit for keys.
+    """
+    return _epochs(*_epoch_settings())
 
 
 def blobs() -> BlobStore:
-    """The blob store the settings name."""
-    return _disk_blobs(settings.DATA / "blobs")
+    """The blob store that BLOB_STORE names, the same for the whole process; raises as `epochs` does."""
+    return _blobs(settings.BLOB_STORE, settings.S3_ENDPOINT_URL, settings.DATA / "blobs")
 
 
 def forget_keys(order: Order) -> None:
     """Drop the order's clear keys from this process; other processes drop theirs within a minute."""
-    _order_keys(epochs()).forget(order.pk)
+    _order_keys(*_epoch_settings()).forget(order.pk)
 
 
 def drop_expired_keys() -> None:
     """Wipe clear keys that this process has held for a minute, also when nobody asks for them again."""
-    _order_keys(epochs()).drop_expired()
+    _order_keys(*_epoch_settings()).drop_expired()
+
+
+def _epoch_settings() -> tuple[str, Path, Path | None]:
+    return settings.EPOCH_STORE, settings.DATA / "keys", settings.ROOT_KEYS
 
 
 @cache
-def _order_keys(store: FileEpochStore) -> OrderKeys:
-    return OrderKeys(store)
+def _order_keys(address: str, folder: Path, root_keys: Path | None) -> OrderKeys:
+    # Not the store itself: keys can be forgotten also while it cannot be reached.
+    return OrderKeys(lambda: _epochs(address, folder, root_keys))
 
 
 @cache
-def _file_epochs(path: Path, root_keys: Path | None) -> FileEpochStore:
-    ring = RootRing.load(root_keys) if root_keys else RootRing.load_or_create(path.with_name("root.keys"))
-    return FileEpochStore(path, ring)
+def _epochs(address: str, folder: Path, root_keys: Path | None) -> EpochStore:
+    if address == "kms":
+        from headshots.vault import aws
+        from headshots.vault.epochs_kms import KmsEpochs
+
+        return KmsEpochs(aws.client("kms"))
+    ring = RootRing.load(root_keys) if root_keys else RootRing.load_or_create(folder / "root.keys")
+    return RingEpochs(_shelf(address, folder / "epochs.sqlite3"), ring)
+
+
+def _shelf(address: str, path: Path) -> Shelf:
+    if address == "memory":
+        return MemoryShelf()
+    if address == "file":
+        from headshots.vault.epochs_file import FileShelf
+
+        return FileShelf(path)
+    from headshots.vault.epochs_redis import RedisShelf
+
+    return RedisShelf(address)
 
 
 @cache
-def _disk_blobs(root: Path) -> DiskBlobStore:
-    return DiskBlobStore(root)
+def _blobs(address: str, endpoint_url: str | None, root: Path) -> BlobStore:
+    if address == "disk":
+        return DiskBlobStore(root)
+    from headshots.vault.blobs_s3 import S3BlobStore
+
+    return S3BlobStore.connect(address, endpoint_url)
+
+
+@contextmanager
+def _retried() -> Iterator[None]:
+    """A store that is away is nobody's fault: a customer is asked to come again, a worker tries again."""
+    try:
+        yield
+    except StoreAway as error:
+        raise Retryable("store_away", str(error)) from error
 
 
 def create_keys(order: Order, now: datetime) -> None:
-    """Give a new order its two wrapped keys, in the caller's transaction."""
+    """Give a new order its two wrapped keys, in the caller's transaction. Raises Retryable("store_away")."""
     for role in Role:
-        wrapped = new_order_key(epochs(), order_id=order.id, role=role, epoch=order.epoch, now=now)
+        with _retried():
+            wrapped = new_order_key(epochs(), order_id=order.id, role=role, epoch=order.epoch, now=now)
         OrderKey.objects.create(order=order, role=role, wrapped=wrapped)
 
 
 def intend(order: Order, kind: Kind, index: int, now: datetime) -> StoredObject:
     """Write the row that lets `put` write the object. Raises NotFound once the order was fenced."""
     with transaction.atomic():
-        live = Order.objects.select_for_update().filter(
-            pk=order.pk, generation=order.generation, state__in=LIVE_STATES
-        )
-        if not live.exists():
-            raise NotFound
+        require_unfenced(order)
         return StoredObject.objects.create(
             order=order, kind=kind, index=index, generation=order.generation, created_at=now
         )
 
 
+def require_unfenced(order: Order) -> None:
+    """Keep the fence away until the caller's transaction ends. Raises NotFound when it was set before."""
+    live = Order.objects.select_for_update().filter(
+        pk=order.pk, generation=order.generation, state__in=LIVE_STATES
+    )
+    if not live.exists():
+        raise NotFound
+
+
 def put(stored: StoredObject, plaintext: bytes, now: datetime) -> None:
-    """Seal and write the object of an intended row; fills its size and hash, which the caller saves."""
-    with _order_key(stored.order, role_of(Kind(stored.kind)), now) as key:
-        sealed = seal_object(key, name_of(stored), plaintext)
-    blobs().put(name_of(stored).blob_name, sealed)
+    """Seal and write the object of an intended row; fills its size and hash, which the caller saves.
+
+    Raises NotFound when the order is not live, Retryable("store_away"), or what the blob store raises.
+    """
+    with _retried():
+        with _order_key(stored.order, role_of(Kind(stored.kind)), now) as key:
+            sealed = seal_object(key, name_of(stored), plaintext)
+        blobs().put(name_of(stored).blob_name, sealed)
     stored.size_bytes = len(sealed)
     stored.sha256 = hashlib.sha256(sealed).hexdigest()
 
@@ -93,18 +145,24 @@ def mark_stored(stored: StoredObject) -> None:
 
 
 def read(stored: StoredObject, now: datetime) -> bytes:
-    """The plaintext of a stored object. Raises NotFound when the order is not live, or it is unreadable."""
+    """The plaintext of a stored object.
+
+    Raises NotFound when the order is not live, or it is unreadable; Retryable("store_away").
+    """
     try:
-        sealed = blobs().get(name_of(stored).blob_name)
-        with _order_key(stored.order, role_of(Kind(stored.kind)), now) as key:
-            return open_object(key, name_of(stored), sealed)
+        with _retried():
+            sealed = blobs().get(name_of(stored).blob_name)
+            with _order_key(stored.order, role_of(Kind(stored.kind)), now) as key:
+                return open_object(key, name_of(stored), sealed)
     except (BlobMissing, Unreadable) as error:
         raise NotFound from error
 
 
 def discard(stored: StoredObject) -> None:
     """Remove an object that came too late or was never wanted, and its row."""
+    faultpoint("work.discarding")
     blobs().delete(name_of(stored).blob_name)
+    faultpoint("work.discarded")
     StoredObject.objects.filter(pk=stored.pk).delete()
 
 
@@ -123,8 +181,12 @@ def name_of(stored: StoredObject) -> ObjectName:
 def _order_key(order: Order, role: Role, now: datetime) -> Iterator[bytearray]:
     """The clear order key while the body runs. Raises NotFound as soon as the order is not live.
 
-    The rows are asked even when the cache could answer: a fenced or expired order is unreadable at once.
+    The rows are asked even when the cache could answer: a fenced or expired order is unreadable at once. So
+    is one whose end came since the caller looked at the clock, and all of a database put back from a copy.
     """
+    now = max(now, clock.now())
+    if incarnation.is_restored():
+        raise NotFound
     row = (
         OrderKey.objects.filter(order__in=Order.objects.live(now).filter(pk=order.pk), role=role)
         .select_related("order")
@@ -133,7 +195,7 @@ def _order_key(order: Order, role: Role, now: datetime) -> Iterator[bytearray]:
     if row is None:
         forget_keys(order)
         raise NotFound
-    with _order_keys(epochs()).opened(
+    with _order_keys(*_epoch_settings()).opened(
         bytes(row.wrapped),
         order_id=order.pk,
         role=role,

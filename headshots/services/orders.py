@@ -12,10 +12,11 @@ from typing import Final
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
-from headshots.celery import Task, enqueue
 from headshots.exceptions import NotFound, Refusal
+from headshots.faults import faultpoint
+from headshots.hints import Task, enqueue
 from headshots.models import ConsentRecord, Order, Shot, StyleVersion
-from headshots.services import audit, consent, objects, payments, purge, styles, uploads
+from headshots.services import audit, clock, consent, incarnation, objects, payments, purge, styles, uploads
 from headshots.states import OrderState, ShotState
 from headshots.tiers import TIERS, Tier
 from headshots.vault.keys import epoch_of, not_after_of
@@ -49,6 +50,9 @@ def place(
     """
     if not (agreed.is_given and agreed.is_adult):
         raise Refusal("consent_missing")
+    clock.require_agreement()
+    incarnation.require_current()
+    purge.nudge(now)
     tier = TIERS.get(tier_slug)
     if tier is None:
         raise Refusal("unknown_tier")
@@ -56,6 +60,7 @@ def place(
     if upload_id and Order.objects.filter(upload_id=upload_id).exists():
         raise Refusal("already_ordered")
     clean = uploads.clean(raw)
+    faultpoint("upload.cleaned")
 
     token = new_token()
     order = _new_order(tier, upload_id, token, now)
@@ -76,10 +81,12 @@ def place(
             audit.record(
                 "order.placed", actor="customer", reference=order.receipt_id, now=now, tier=tier.slug
             )
+            faultpoint("upload.order_written")
     except IntegrityError as error:  # two posts of one form at the same moment: the constraint decides
         if upload_id and Order.objects.filter(upload_id=upload_id).exists():
             raise Refusal("already_ordered") from error
         raise
+    faultpoint("upload.order_committed")
     try:
         uploads.store_selfie(order, clean, now)
     except Exception:
@@ -140,6 +147,7 @@ def find(order_id: uuid.UUID, token: str, now: datetime) -> Order:
     order = Order.objects.live(now).filter(token_sha256=token_digest(token)).first()
     if order is None or order.pk != order_id:
         raise NotFound
+    incarnation.require_current()
     return order
 
 
@@ -148,6 +156,7 @@ def find_by_token(token: str, now: datetime) -> Order:
     order = is_well_formed(token) and Order.objects.live(now).filter(token_sha256=token_digest(token)).first()
     if not order:
         raise NotFound
+    incarnation.require_current()
     return order
 
 
@@ -162,6 +171,7 @@ def begin_assessment(order_id: uuid.UUID, now: datetime) -> Order | None:
             .update(assess_attempts=attempts + 1, assess_lease_until=lease_until)
         )
         if won:
+            faultpoint("assess.claimed")
             return Order.objects.get(pk=order_id)
     return None
 
@@ -172,6 +182,8 @@ def accept(order: Order, now: datetime) -> None:
         target = OrderState.AWAITING_PAYMENT if order.price_cents else OrderState.QUEUED
         if Order.objects.filter(pk=order.pk).move(target, assessed_at=now) and target == OrderState.QUEUED:
             enqueue(Task.RENDER, copies=order.headshots)
+        faultpoint("accept.moved")
+    faultpoint("accept.committed")
     if order.price_cents:  # the customer may have paid while the photo was being looked at
         payments.start_if_paid(order, now)
 
@@ -182,8 +194,11 @@ def refuse(order: Order, code: str, now: datetime) -> None:
         moved = Order.objects.filter(pk=order.pk).move(OrderState.REFUSED, assessed_at=now, refusal_code=code)
         if moved:
             audit.record("order.refused", actor="engine", reference=order.receipt_id, now=now, code=code)
+        faultpoint("refuse.moved")
     if moved:
+        faultpoint("refuse.committed")
         payments.refund_missing(order, now)  # paid while the photo was being looked at
+        faultpoint("refuse.refunded")
         purge.erase_contents(order, now)
 
 
@@ -194,20 +209,24 @@ def finish(order_id: uuid.UUID, now: datetime) -> None:
         return
     target = OrderState.READY if shots.filter(state=ShotState.DONE).exists() else OrderState.FAILED
     if Order.objects.filter(pk=order_id).move(target, finished_at=now):
+        faultpoint("finish.moved")
         payments.refund_missing(Order.objects.get(pk=order_id), now)
+        faultpoint("finish.committed")
 
 
 @transaction.atomic
 def retry_failed(order: Order, *, actor: str, now: datetime) -> int:
-    """Staff: give failed shots three fresh attempts. The count of shots revived; 0 once money went back."""
+    """Staff: give failed shots three fresh attempts. The count of shots revived; 0 once money went back.
+
+    Raises Refusal("selfie_deleted") for an order whose photo is gone already.
+    """
     if payments.is_refunded(order):
         return 0
-    if (
-        not Order.objects.live(now)
-        .filter(pk=order.pk, state__in=(OrderState.READY, OrderState.FAILED))
-        .exists()
-    ):
+    finished = Order.objects.live(now).filter(pk=order.pk, state__in=(OrderState.READY, OrderState.FAILED))
+    if not finished.exists():
         return 0
+    if not finished.select_for_update().filter(selfie_shredded_at=None).exists():
+        raise Refusal("selfie_deleted")
     revived = Shot.objects.filter(order=order, state=ShotState.FAILED).move(
         ShotState.PENDING, attempts=0, error_code="", not_before=now
     )

@@ -11,8 +11,9 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Sum
 
-from headshots.celery import Task, enqueue
 from headshots.exceptions import Refusal
+from headshots.faults import faultpoint
+from headshots.hints import Task, enqueue
 from headshots.models import Order, Payment, PaymentEvent, Refund, Shot
 from headshots.services import audit
 from headshots.states import LIVE_STATES, OrderState, ShotState
@@ -65,8 +66,10 @@ def record_event(*, provider: str, event_id: str, reference: str, now: datetime)
                     now=now,
                     cents=order.price_cents,
                 )
+            faultpoint("payment.recorded")
     except IntegrityError:
         return False
+    faultpoint("payment.committed")
     if paid:
         start_if_paid(order, now)
     return bool(paid)
@@ -104,6 +107,7 @@ def refund_missing(order: Order, now: datetime) -> int:
         created_at=now,
     )
     audit.record("payment.refunded", actor="service", reference=order.receipt_id, now=now, cents=owed - given)
+    faultpoint("refund.recorded")
     return int(owed - given)
 
 

@@ -5,34 +5,33 @@ unreadable; what follows removes the noise, and proves it.
 """
 
 import logging
+import time
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from django.conf import settings
-from django.db import connection, transaction
-from django.db.models import F, Max
+from django.db import transaction
+from django.db.models import F, Max, Value
+from django.db.models.functions import Coalesce, Greatest
 
 from headshots.exceptions import Refusal
-from headshots.models import Heartbeat, Order, OrderKey, Receipt, Selfie, Shot, StoredObject
-from headshots.services import audit, objects, payments
+from headshots.faults import faultpoint
+from headshots.models import Heartbeat, Order, Receipt, Selfie, Shot, StoredObject
+from headshots.services import audit, incarnation, objects, payments, receipts, shredding, storage, tombstones
 from headshots.states import OrderState, ShotState
-from headshots.vault import receipts
-from headshots.vault.envelope import Kind
+from headshots.vault.errors import StoreAway
+from headshots.vault.receipts import is_receipt_id
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT: Final = "purge"
+PRUNING: Final = "tombstones"  # the heartbeat of what need not be done at every pass
+PRUNING_INTERVAL: Final = timedelta(hours=1)
+NUDGE_SECONDS: Final = 0.05  # what a customer's request may spend on somebody else's deletion
 MAX_LEASE_WAIT: Final = timedelta(minutes=20)
 BACK_OFF_SECONDS: Final = (5, 15, 60, 300)  # per order, and never slower than the last
-
-REASONS: Final = {
-    "customer": "customer-request",
-    "expired": "expiry",
-    "upload failed": "upload-failed",
-    "staff": "staff-request",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,8 @@ class Tally:
     waiting: int
     failed: int
     epoch_keys_destroyed: int
+    selfie_keys_destroyed: int
+    tombstones_removed: int
 
 
 def request(order: Order, *, actor: str, now: datetime) -> str:
@@ -63,47 +64,127 @@ def begin(order: Order, *, reason: str, now: datetime) -> bool:
     Paid pictures that were not delivered by now never will be: their price goes back.
     """
     with transaction.atomic():
-        leased_until = Shot.objects.filter(order=order, state=ShotState.LEASED).aggregate(
-            last=Max("lease_until")
-        )
-        settle = timedelta(seconds=settings.PURGE_SETTLE_SECONDS)
-        settles_at = min(max(leased_until["last"] or now, now) + settle, now + MAX_LEASE_WAIT)
         begun = Order.objects.filter(pk=order.pk).move(
             OrderState.PURGING,
             generation=F("generation") + 1,
             purge_reason=reason,
             purge_not_before=now,
             fenced_at=now,
-            settles_at=settles_at,
+            settles_at=_settles_at(order, now),
         )
+        if begun and reason == "restored":
+            _forget_absent_objects(order)
         if begun:
             audit.record("purge.begun", actor=reason, reference=order.receipt_id, now=now)
-    if begun:
+        faultpoint("purge.fencing")
+    faultpoint("purge.fenced")
+    if begun and reason != "restored":  # an old copy does not know what was delivered after it was made
         payments.refund_missing(order, now)
     objects.forget_keys(order)
     return bool(begun)
+
+
+def _settles_at(order: Order, now: datetime) -> datetime:
+    """When whoever holds a lease on the order has either written or given up, and a little more."""
+    leased = Shot.objects.filter(order=order, state=ShotState.LEASED)
+    of_shots = leased.aggregate(last=Max("lease_until"))["last"]
+    looked_at = Order.objects.filter(pk=order.pk, assessed_at=None)
+    of_photo = looked_at.values_list("assess_lease_until", flat=True).first()
+    return min(max(of_shots or now, of_photo or now, now) + _settle(), now + MAX_LEASE_WAIT)
+
+
+def _settle() -> timedelta:
+    """How long a store may take to show what was written to it."""
+    return timedelta(seconds=settings.PURGE_SETTLE_SECONDS)
+
+
+def _forget_absent_objects(order: Order) -> None:
+    """A restored copy brought rows back whose objects are long gone: no second receipt claims them."""
+    there = set(objects.blobs().list(_prefix(order)))
+    for stored in StoredObject.objects.filter(order=order):
+        if objects.name_of(stored).blob_name not in there:
+            stored.delete()
 
 
 def run(now: datetime, *, limit: int = 1000) -> Tally:
     """One pass over everything that is due. One order's failure never holds up another."""
     begun = purged = waiting = failed = 0
     for order in Order.objects.due(now).order_by("expires_at")[:limit]:
-        if order.state != OrderState.PURGING:
-            begun += begin(order, reason="expired", now=now)
+        begun += _begin_safely(order, now)
         outcome = _advance_safely(order.pk, now)
         purged += outcome == OrderState.PURGED
         waiting += outcome == OrderState.PURGING
         failed += outcome is None
-    destroyed = objects.epochs().destroy_due(now)
+    faultpoint("purge.passed")
+    selfies = shredding.destroy_due_selfies(now, limit=limit)
+    destroyed = _destroy_due_epochs(now)
+    faultpoint("epoch.destroyed")
     objects.drop_expired_keys()
+    pruned = _prune_tombstones(now)
     Heartbeat.objects.update_or_create(name=HEARTBEAT, defaults={"at": now})
-    return Tally(begun, purged, waiting, failed, len(destroyed))
+    if not incarnation.is_restored():  # a log that is to go on from elsewhere is not signed
+        audit.checkpoint(now)
+    incarnation.observe()
+    return Tally(begun, purged, waiting, failed, len(destroyed), selfies, pruned)
 
 
-def _advance_safely(order_id: uuid.UUID, now: datetime) -> str | None:
+def _why_due(order: Order) -> str:
+    if not incarnation.is_restored():
+        return "expired"
+    return "restored" if tombstones.exists(order.pk) else "expired"
+
+
+def _destroy_due_epochs(now: datetime) -> list[int]:
+    """A store that is away holds up nothing else; Redis and KMS destroy on time by themselves."""
+    faultpoint("epoch.destroying")
+    try:
+        return objects.epochs().destroy_due(now)
+    except StoreAway as error:
+        log.error("epoch keys could not be destroyed: %s", error)
+        return []
+
+
+def _prune_tombstones(now: datetime) -> int:
+    last = Heartbeat.objects.filter(name=PRUNING).values_list("at", flat=True).first()
+    if last and last > now - PRUNING_INTERVAL:
+        return 0
+    try:
+        removed = tombstones.prune(now)
+    except OSError as error:  # they do no harm, and the next pass tries again
+        log.error("tombstones could not be removed: %s", type(error).__name__)
+        return 0
+    faultpoint("tombstone.pruned")
+    Heartbeat.objects.update_or_create(name=PRUNING, defaults={"at": now})
+    return removed
+
+
+def nudge(now: datetime) -> None:
+    """Take one due order further, breaking its sweep off after 50 ms; one indexed query when nothing is due.
+
+    What uploads and downloads call, so that a service in use deletes even if all its other parts are dead. It
+    never raises: this customer's request has nothing to do with that order.
+    """
+    until = time.monotonic() + NUDGE_SECONDS
+    for order in Order.objects.due(now).order_by()[:1]:
+        _begin_safely(order, now)
+        _advance_safely(order.pk, now, until=until)
+
+
+def _begin_safely(order: Order, now: datetime) -> bool:
+    """Fence an order that has come to its end. False when it was fenced before, or could not be just now."""
+    if order.state == OrderState.PURGING:
+        return False
+    try:
+        return begin(order, reason=_why_due(order), now=now)
+    except Exception as error:  # reads refuse it all the same, and the next pass tries again
+        log.error("purge of order %s could not begin: %s", order.pk, type(error).__name__)
+        return False
+
+
+def _advance_safely(order_id: uuid.UUID, now: datetime, *, until: float | None = None) -> str | None:
     """Take one order as far as it goes; None when a step failed, which is then tried again after a pause."""
     try:
-        return advance(Order.objects.get(pk=order_id), now)
+        outcome = advance(Order.objects.get(pk=order_id), now, until=until)
     except Exception as error:  # whatever the store or database said: this order waits, the others go on
         log.error("purge of order %s failed: %s", order_id, type(error).__name__)
         attempts = Order.objects.values_list("purge_attempts", flat=True).get(pk=order_id)
@@ -112,55 +193,109 @@ def _advance_safely(order_id: uuid.UUID, now: datetime) -> str | None:
             purge_attempts=attempts + 1, purge_not_before=now + timedelta(seconds=pause)
         )
         return None
+    incarnation.observe()
+    return outcome
 
 
-def advance(order: Order, now: datetime) -> str:
-    """Do every step of a begun purge that can be done now; the state the order is in afterwards."""
+def advance(order: Order, now: datetime, *, until: float | None = None) -> str:
+    """Do every step of a begun purge that can be done now; the state the order is in afterwards.
+
+    `until` is a time.monotonic() after which the sweep breaks off; the next call goes on from there.
+    """
     if order.state != OrderState.PURGING:
         return order.state
+    if order.shredded_at is None:
+        shredding.shred(order, now)
+    if order.tombstoned_at is None:
+        tombstones.write(order, now)
+        faultpoint("purge.entombed")
+        Order.objects.filter(pk=order.pk).update(tombstoned_at=now)
+        faultpoint("purge.entombed_committed")
     if order.absent_at is None:
-        erase_contents(order, now)
+        if not _erase_objects(order, now, until):
+            return OrderState.PURGING
+        order.refresh_from_db(fields=("settles_at",))
     if order.settles_at and now < order.settles_at:
+        shredding.truncate_journal()
         Order.objects.filter(pk=order.pk).update(purge_not_before=order.settles_at)
+        faultpoint("purge.settling")
         return OrderState.PURGING
     if left := list(objects.blobs().list(_prefix(order))):
-        # A late writer: remove what it wrote, and only believe the next look.
-        audit.record(
-            "purge.late_writes", actor="purge", reference=order.receipt_id, now=now, objects=len(left)
-        )
-        settle = timedelta(seconds=settings.PURGE_SETTLE_SECONDS)
-        Order.objects.filter(pk=order.pk).update(
-            swept_at=None, absent_at=None, settles_at=now + settle, purge_not_before=now + settle
-        )
-        erase_contents(order, now)
+        _erase_late_writes(order, len(left), now)
         return OrderState.PURGING
+    if incarnation.is_restored():  # what these rows say of the order may be older than the order's end
+        return OrderState.PURGING
+    faultpoint("purge.absent_again")
     Order.objects.filter(pk=order.pk, absent_again_at=None).update(absent_again_at=now)
+    faultpoint("purge.absent_again_committed")
     return _scrub_and_receipt(order, now)
 
 
-def erase_contents(order: Order, now: datetime) -> None:
-    """P1 to P3: shred the keys, delete the objects, and see that the store lists nothing of the order."""
+def _erase_late_writes(order: Order, count: int, now: datetime) -> None:
+    """Remove what a late writer wrote, and only believe the next look."""
     with transaction.atomic():
-        OrderKey.objects.filter(order=order).delete()
-        Order.objects.filter(pk=order.pk, shredded_at=None).update(shredded_at=now)
-    objects.forget_keys(order)
-    _truncate_journal()
-    for name in list(objects.blobs().list(_prefix(order))):
-        objects.blobs().delete(name)
-    Order.objects.filter(pk=order.pk, swept_at=None).update(swept_at=now)
+        audit.record("purge.late_writes", actor="purge", reference=order.receipt_id, now=now, objects=count)
+        Order.objects.filter(pk=order.pk).update(
+            swept_at=None,
+            absent_at=None,
+            late_writes=F("late_writes") + count,
+            settles_at=now + _settle(),
+            purge_not_before=now + _settle(),
+        )
+        faultpoint("purge.late_written")
+    faultpoint("purge.late_committed")
+    _erase_objects(order, now, None)
+
+
+def erase_contents(order: Order, now: datetime) -> None:
+    """P1 to P3 without a fence, for a photo that was refused: the order stays, and can be looked at."""
+    shredding.shred(order, now)
+    _erase_objects(order, now, None)
+
+
+def _erase_objects(order: Order, now: datetime, until: float | None) -> bool:
+    """P2 and P3: delete the objects, see that the store lists and has none. False when the time was up.
+
+    Raises RuntimeError when it still has one: then nothing is recorded as absent.
+    """
+    versions, uploads = objects.blobs().hidden(_prefix(order))
+    faultpoint("purge.sweeping")
+    if until is None:
+        objects.blobs().delete_all(_prefix(order))
+    elif not _delete_until(_prefix(order), until):
+        return False
+    faultpoint("purge.swept")
+    Order.objects.filter(pk=order.pk).update(
+        swept_at=Coalesce("swept_at", Value(now)),
+        versions_deleted=F("versions_deleted") + versions,
+        uploads_deleted=F("uploads_deleted") + uploads,
+    )
+    faultpoint("purge.swept_committed")
     if left := list(objects.blobs().list(_prefix(order))):
         raise RuntimeError(f"{len(left)} objects of order {order.pk} are still listed after their deletion")
-    Order.objects.filter(pk=order.pk, absent_at=None).update(absent_at=now)
+    known = StoredObject.objects.filter(order=order)
+    for stored in known:
+        if storage.exists(objects.name_of(stored).blob_name):
+            raise RuntimeError(f"object {stored.pk} is not listed and can be read after its deletion")
+    faultpoint("purge.absent")
+    with transaction.atomic():
+        known.filter(state=StoredObject.State.STORED).update(state=StoredObject.State.DELETED)
+        # Two looks at one moment are one look: after a store that was away, the second has yet to wait.
+        settled = Greatest(Coalesce("settles_at", Value(now)), Value(now + _settle()))
+        Order.objects.filter(pk=order.pk, absent_at=None).update(absent_at=now, settles_at=settled)
+        faultpoint("purge.absent_written")
+    faultpoint("purge.absent_committed")
+    return True
 
 
-def _truncate_journal() -> None:
-    """SQLite: the deleted keys still stand in the write-ahead log until it is written back and cut off.
-
-    A reader can hold that up; each later step of the purge tries again.
-    """
-    if connection.vendor == "sqlite" and not connection.in_atomic_block:
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+def _delete_until(prefix: str, until: float) -> bool:
+    """Delete at least one object, so that every call gets further; False when some are left for the next."""
+    names = list(objects.blobs().list(prefix))
+    for count, name in enumerate(names, 1):
+        objects.blobs().delete(name)
+        if count < len(names) and time.monotonic() > until:
+            return False
+    return True
 
 
 @transaction.atomic
@@ -168,44 +303,20 @@ def _scrub_and_receipt(order: Order, now: datetime) -> str:
     """P5 and P6: blank the row, then write the receipt. Reached only after both looks found nothing."""
     stored = StoredObject.objects.filter(order=order)
     kinds = list(stored.values_list("kind", flat=True))
-    digest = receipts.digest_of_ciphertexts(stored.exclude(sha256="").values_list("sha256", flat=True))
+    ciphertexts = list(stored.exclude(sha256="").values_list("sha256", flat=True))
     Selfie.objects.filter(order=order).delete()
     Shot.objects.filter(order=order).update(headshot=None, preview=None, seed=0, lease_owner="")
     stored.delete()
+    faultpoint("purge.scrubbed")
     if not Order.objects.filter(pk=order.pk).move(
         OrderState.PURGED, token_sha256=None, upload_id=None, seed_root=None, purged_at=now
     ):
         return OrderState.PURGED
+    faultpoint("purge.moved")
     order.refresh_from_db()
-    text = receipts.compose_receipt(_receipt_of(order, kinds, digest))
-    Receipt.objects.create(id=order.receipt_id, order=order, text=text, issued_at=now)
-    audit.record("purge.done", actor="purge", reference=order.receipt_id, now=now, objects=len(kinds))
+    receipts.issue(order, kinds=kinds, ciphertexts=ciphertexts, now=now)
+    faultpoint("receipt.written")
     return OrderState.PURGED
-
-
-def _receipt_of(order: Order, kinds: list[int], digest: str) -> receipts.Receipt:
-    shredded_at, swept_at = _known(order.shredded_at), _known(order.swept_at)
-    return receipts.Receipt(
-        receipt_id=order.receipt_id,
-        origin=settings.SITE_URL.partition("://")[2],
-        first_photo=order.created_at,
-        selfie_key_destroyed=shredded_at,
-        result_key_destroyed=shredded_at,
-        objects_deleted=swept_at,
-        absent_verified=(_known(order.absent_at), _known(order.absent_again_at)),
-        epoch_key_gone_by=order.not_after,
-        reason=REASONS[order.purge_reason],
-        selfies=kinds.count(Kind.SELFIE),
-        headshots=kinds.count(Kind.HEADSHOT),
-        previews=kinds.count(Kind.PREVIEW),
-        ciphertexts=digest,
-    )
-
-
-def _known(at: datetime | None) -> datetime:
-    if at is None:
-        raise RuntimeError("a receipt was asked for before its steps were done")
-    return at
 
 
 def find_deletion(receipt_id: str, now: datetime) -> tuple[Order, Receipt | None]:
@@ -215,7 +326,7 @@ def find_deletion(receipt_id: str, now: datetime) -> tuple[Order, Receipt | None
 
     Raises Refusal("receipt_not_found") for unknown numbers and for orders that are not being deleted.
     """
-    if not receipts.is_receipt_id(receipt_id):  # also keeps what a database cannot hold, a NUL, away from it
+    if not is_receipt_id(receipt_id):  # also keeps what a database cannot hold, a NUL, away from it
         raise Refusal("receipt_not_found")
     begun = Order.objects.filter(receipt_id=receipt_id, state__in=(OrderState.PURGING, OrderState.PURGED))
     for order in begun.filter(state=OrderState.PURGING, purge_not_before__lte=now):

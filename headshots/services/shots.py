@@ -10,8 +10,9 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
-from headshots.celery import MAX_COPIES, Task, enqueue
 from headshots.exceptions import NotFound
+from headshots.faults import faultpoint
+from headshots.hints import MAX_COPIES, Task, enqueue
 from headshots.models import Order, Shot, ShotQuerySet, StoredObject
 from headshots.services import objects, orders, purge
 from headshots.states import WORKING_STATES, OrderState, ShotState
@@ -83,8 +84,10 @@ def claim(owner: str, limit: int, now: datetime) -> list[Claim]:
         )
         if not won:
             continue
+        faultpoint("claim.won")
         shot = Shot.objects.select_related("order", "style_version__style").get(pk=pk)
         Order.objects.filter(pk=shot.order_id).move(OrderState.RENDERING, started_at=now)
+        faultpoint("claim.started")
         claims.append(Claim(shot, seen_token + 1))
         if len(claims) == limit:
             break
@@ -93,9 +96,12 @@ def claim(owner: str, limit: int, now: datetime) -> list[Claim]:
 
 def extend(owner: str, now: datetime) -> int:
     """Heartbeat: keep everything `owner` holds; the count of shots kept."""
-    return Shot.objects.filter(state=ShotState.LEASED, lease_owner=owner).update(
+    faultpoint("heartbeat.extending")
+    kept = Shot.objects.filter(state=ShotState.LEASED, lease_owner=owner).update(
         lease_until=now + timedelta(seconds=settings.LEASE_SECONDS)
     )
+    faultpoint("heartbeat.extended")
+    return kept
 
 
 def is_wanted(claimed: Claim) -> bool:
@@ -120,7 +126,10 @@ def commit(claimed: Claim, finished: "FinishedShot", now: datetime) -> bool:
         for kind, data in ((Kind.HEADSHOT, finished.jpeg), (Kind.PREVIEW, finished.preview_jpeg)):
             stored = objects.intend(claimed.shot.order, kind, claimed.shot.index, now)
             written.append(stored)
+            faultpoint("work.intended")
             objects.put(stored, data, now)
+            faultpoint("work.put")
+        faultpoint("work.written")
         is_ours = _deliver(claimed, finished, written, now)
     except NotFound:
         is_ours = False
@@ -130,6 +139,7 @@ def commit(claimed: Claim, finished: "FinishedShot", now: datetime) -> bool:
     if not is_ours:
         _discard(written)
         return False
+    faultpoint("work.committed")
     orders.finish(claimed.shot.order_id, now)
     return True
 
@@ -154,6 +164,7 @@ def _deliver(
     if is_ours:
         for stored in written:
             objects.mark_stored(stored)
+    faultpoint("work.moved")
     return bool(is_ours)
 
 
@@ -171,6 +182,7 @@ def fail(claimed: Claim, failed: "FailedShot", now: datetime) -> None:
         )
     else:
         moved = _held(claimed).move(ShotState.FAILED, error_code=failed.code, lease_owner="", finished_at=now)
+    faultpoint("fail.moved")
     if moved and not give_back:
         orders.finish(claimed.shot.order_id, now)
 
@@ -208,6 +220,7 @@ def sweep(now: datetime) -> Swept:
     pending_count = min(_claimable(now).count(), MAX_COPIES)
     if pending_count:
         enqueue(Task.RENDER, copies=pending_count)
+    faultpoint("sweep.hinted")
     return Swept(
         assess_hints=len(waiting),
         render_hints=pending_count,

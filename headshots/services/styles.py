@@ -8,10 +8,10 @@ from django.db import transaction
 from django.db.models import Max
 
 from headshots.exceptions import Refusal
-from headshots.models import PRESET_FIELDS, Style, StyleVersion
+from headshots.models import PRESET_FIELDS, Style, StyleVersion, columns_of
 from headshots.services import audit
 from headshots.tiers import Tier
-from pipelines.presets import StylePreset
+from pipelines.presets import PresetError, StylePreset
 from pipelines.styles import BUILTIN
 
 
@@ -48,13 +48,13 @@ def published_everywhere() -> list[Style]:
 
 @transaction.atomic
 def add_version(style: Style, fields: Mapping[str, Any], *, actor: str, now: datetime) -> StyleVersion:
-    """Make `fields` (the names of PRESET_FIELDS) the style's newest version; unchanged fields make none.
+    """Make `fields` (PRESET_FIELDS, as StylePreset takes them) the newest version; unchanged ones make none.
 
     Raises PresetError when a number is out of bounds; nothing is written then.
     """
     preset = StylePreset(slug=style.slug, **{name: fields[name] for name in PRESET_FIELDS})
     locked = Style.objects.select_for_update().get(pk=style.pk)
-    if locked.current and locked.current.preset() == preset:
+    if locked.current and _holds(locked.current, preset):
         return locked.current
     newest = StyleVersion.objects.filter(style=locked).aggregate(newest=Max("number"))["newest"] or 0
     version = StyleVersion.objects.create(
@@ -62,7 +62,7 @@ def add_version(style: Style, fields: Mapping[str, Any], *, actor: str, now: dat
         number=newest + 1,
         created_at=now,
         created_by=actor,
-        **{name: getattr(preset, name) for name in PRESET_FIELDS},
+        **columns_of(preset),
     )
     Style.objects.filter(pk=style.pk).update(current=version)
     style.current = version
@@ -73,8 +73,22 @@ def add_version(style: Style, fields: Mapping[str, Any], *, actor: str, now: dat
         now=now,
         number=version.number,
         guidance=preset.guidance_scale,
+        changed=_changed(locked.current, version),
     )
     return version
+
+
+def _holds(version: StyleVersion, preset: StylePreset) -> bool:
+    try:
+        return version.preset() == preset
+    except PresetError:  # saving anew is how an admin mends a version that is no longer valid
+        return False
+
+
+def _changed(before: StyleVersion | None, after: StyleVersion) -> str:
+    if before is None:
+        return "everything"
+    return ", ".join(name for name in PRESET_FIELDS if getattr(before, name) != getattr(after, name))
 
 
 @transaction.atomic

@@ -1,14 +1,17 @@
 """The selfie: cleaned in a process without keys, sealed, opened again only for the worker."""
 
+import logging
 from datetime import datetime
 from typing import Final
 
+from django.conf import settings
 from django.db import transaction
 
-from headshots.celery import Task, enqueue
 from headshots.exceptions import TEXTS, NotFound, Refusal
+from headshots.faults import faultpoint
+from headshots.hints import Task, enqueue
 from headshots.models import Order, Selfie
-from headshots.services import objects
+from headshots.services import objects, tombstones
 from headshots.vault.envelope import Kind
 from pipelines.errors import Refused, Retryable
 from pipelines.images import MAX_UPLOAD_BYTES
@@ -16,26 +19,41 @@ from pipelines.sandbox import clean_portrait_in_sandbox
 
 MAX_BYTES: Final = MAX_UPLOAD_BYTES
 
+_log = logging.getLogger(__name__)
+
 
 def clean(raw: bytes) -> bytes:
     """The photo re-made from its pixels alone, as JPEG. Raises Refusal with the code of what is wrong."""
     try:
-        return clean_portrait_in_sandbox(raw)
+        return clean_portrait_in_sandbox(raw, is_filter_optional=settings.SANDBOX_FILTER == "optional")
     except Refused as error:  # from a process that read a stranger's bytes: only codes we know are believed
         raise Refusal(error.code if error.code in TEXTS else "truncated_image") from None
     except Retryable as error:  # no process could be started: it is not the photo's fault
+        _log.error("no photo can be decoded: %s", error)
         raise Refusal("busy") from error
 
 
 def store_selfie(order: Order, clean_jpeg: bytes, now: datetime) -> None:
-    """Seal the photo under the order's selfie key and ask for its assessment."""
+    """Seal the photo under the order's selfie key and ask for its assessment.
+
+    Raises NotFound when the order was fenced meanwhile, and then leaves nothing; else as `objects.put`.
+    """
     index = 0
     stored = objects.intend(order, Kind.SELFIE, index, now)
+    faultpoint("upload.intended")
     objects.put(stored, clean_jpeg, now)
-    with transaction.atomic():
-        objects.mark_stored(stored)
-        Selfie.objects.create(order=order, stored=stored, index=index, received_at=now)
-        enqueue(Task.ASSESS, str(order.pk))
+    faultpoint("upload.put")
+    try:
+        with transaction.atomic():
+            objects.require_unfenced(order)
+            objects.mark_stored(stored)
+            Selfie.objects.create(order=order, stored=stored, index=index, received_at=now)
+            enqueue(Task.ASSESS, str(order.pk))
+            faultpoint("upload.rows_written")
+    except NotFound:
+        objects.discard(stored)
+        raise
+    faultpoint("upload.committed")
 
 
 def open_selfie(order: Order, now: datetime) -> bytes:
@@ -43,4 +61,5 @@ def open_selfie(order: Order, now: datetime) -> bytes:
     selfie = Selfie.objects.filter(order=order).select_related("stored__order").order_by("index").first()
     if selfie is None:
         raise NotFound
+    tombstones.require_none(order)
     return objects.read(selfie.stored, now)

@@ -3,16 +3,18 @@
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+from headshots.faults import faultpoint
 from headshots.vault import files
 from headshots.vault.errors import BlobExists, BlobMissing
 
 _NAME: Final = re.compile(r"o/[0-9a-f]{32}/[0-9a-f]{32}|t/[0-9a-f]{32}")
 _PREFIX: Final = re.compile(r"o/[0-9a-f]{32}/|o/|t/|")
+_ORDER: Final = re.compile(r"o/[0-9a-f]{32}/")
 # What list() can show, so that whatever lies in an order's folder can be deleted from it.
 _STORED: Final = re.compile(r"[ot](/(?!\.{1,2}(/|\Z))[^/\0]+)+")
 
@@ -20,7 +22,7 @@ _STORED: Final = re.compile(r"[ot](/(?!\.{1,2}(/|\Z))[^/\0]+)+")
 class BlobStore(Protocol):
     """Sealed bytes by name: `o/<order>/<object>`, or `t/<order>` for a tombstone; 32 hex digits each."""
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | bytearray) -> None:
         """Store durably. Raises BlobExists and changes nothing when the name is taken.
 
         Raises BlobMissing when a purge deleted the unfinished blob; the writer is late and should stop.
@@ -32,12 +34,46 @@ class BlobStore(Protocol):
     def delete(self, name: str) -> bool:
         """Delete durably what `list` showed or `put` stored; True if something was there."""
 
+    def delete_all(self, prefix: str) -> int:
+        """Delete durably all that `list` shows under "o/<order>/"; how many names that were.
+
+        Raises OSError when something is left, after everything else was deleted.
+        """
+
     def list(self, prefix: str) -> Iterator[str]:
         """Every stored name under "", "o/", "o/<order>/" or "t/", in no order.
 
         Remains of broken writes are shown too. Raises OSError when it could not look everywhere, so that an
         empty answer always means that nothing is there.
         """
+
+    def hidden(self, prefix: str) -> tuple[int, int]:
+        """How many old versions and delete markers, and how many unfinished uploads, `list` counts in.
+
+        (0, 0) for a store that keeps no such things. Raises as `list` does.
+        """
+
+    def weaknesses(self) -> Sequence[str]:
+        """What in the store's settings could let something survive its deletion or be seen: sentences."""
+
+
+def require_name(name: str) -> str:
+    """The name, which can be put and got. Raises ValueError for any other."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"not a name of this store: {name!r}")
+    return name
+
+
+def require_prefix(prefix: str) -> None:
+    """Raises ValueError for what cannot be listed."""
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(f"not a prefix of this store: {prefix!r}")
+
+
+def require_order_prefix(prefix: str) -> None:
+    """Raises ValueError for anything but the prefix of one order."""
+    if not _ORDER.fullmatch(prefix):
+        raise ValueError(f"not an order's prefix: {prefix!r}")
 
 
 class DiskBlobStore:
@@ -49,8 +85,8 @@ class DiskBlobStore:
         for top in ("o", "t"):
             (root / top).mkdir(mode=0o700, exist_ok=True)
 
-    def put(self, name: str, data: bytes) -> None:
-        path = self._path(_NAME, name)
+    def put(self, name: str, data: bytes | bytearray) -> None:
+        path = self._root / require_name(name)
         part = self._start_part(path)
         try:
             files.finish_part(part, path, data)
@@ -64,12 +100,14 @@ class DiskBlobStore:
 
     def get(self, name: str) -> bytes:
         try:
-            return self._path(_NAME, name).read_bytes()
+            return (self._root / require_name(name)).read_bytes()
         except FileNotFoundError as error:
             raise BlobMissing(name) from error
 
     def delete(self, name: str) -> bool:
-        path = self._path(_STORED, name)
+        if not _STORED.fullmatch(name):
+            raise ValueError(f"not a name of this store: {name!r}")
+        path = self._root / name
         try:
             path.unlink()
             was_there = True
@@ -79,25 +117,40 @@ class DiskBlobStore:
             files.sync_folder(path.parent)
         return was_there
 
+    def delete_all(self, prefix: str) -> int:
+        require_order_prefix(prefix)
+        left: OSError | None = None
+        deleted = 0
+        for name in [*self.list(prefix)]:
+            try:
+                deleted += self.delete(name)
+                faultpoint("purge.object_deleted")
+            except OSError as error:
+                left = error
+        if left is not None:
+            raise left
+        return deleted
+
     def list(self, prefix: str) -> Iterator[str]:
-        if not _PREFIX.fullmatch(prefix):
-            raise ValueError(f"not a prefix of this store: {prefix!r}")
+        require_prefix(prefix)
         # These two are made at the start and never removed: without them this is not our disk, and
         # "nothing there" would be a false witness.
         for top in ("o", "t"):
             (self._root / top).stat()
         return self._walk(self._root / prefix)
 
+    def hidden(self, prefix: str) -> tuple[int, int]:
+        require_prefix(prefix)
+        return 0, 0
+
+    def weaknesses(self) -> Sequence[str]:
+        return ()
+
     def _walk(self, start: Path) -> Iterator[str]:
         for folder, _, names in os.walk(start, onerror=_raise_unless_gone):
             place = Path(folder).relative_to(self._root)
             for name in names:
                 yield str(place / name)
-
-    def _path(self, pattern: re.Pattern[str], name: str) -> Path:
-        if not pattern.fullmatch(name):
-            raise ValueError(f"not a name of this store: {name!r}")
-        return self._root / name
 
     def _start_part(self, path: Path) -> Path:
         folder = path.parent

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from headshots.vault.envelope import Role
 from headshots.vault.keys import EpochStore, open_order_key
@@ -32,12 +33,14 @@ class OrderKeys:
     Wiping is best effort: the library and the interpreter make copies that Python cannot reach.
     """
 
-    def __init__(self, epochs: EpochStore, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds that never go back."""
+    def __init__(self, epochs: Callable[[], EpochStore], clock: Callable[[], float] = time.monotonic) -> None:
+        """`epochs` gives the store, and is asked when a key is needed; `clock` seconds that never go back."""
         self._epochs = epochs
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: dict[_Slot, _Entry] = {}
+        # Who unwraps a key; the others wait for it, so that an order's eight parallel reads ask once.
+        self._turns: WeakValueDictionary[_Slot, threading.Lock] = WeakValueDictionary()
         self._forgotten = 0
 
     @contextmanager
@@ -46,18 +49,21 @@ class OrderKeys:
     ) -> Iterator[bytearray]:
         """The clear key for the length of a `with` block; it is the caller's own copy, wiped at the end.
 
-        Raises KeyGone or Unreadable as `open_order_key` does. The caller has checked that the order is live.
+        Raises what `open_order_key` does. The caller has checked that the order is live.
         """
         slot = (order_id, role, generation)
         row = (wrapped, epoch, not_after)
-        key = self._cached(slot, row)
-        if key is None:
-            seen = self._forgotten
-            clear = open_order_key(
-                self._epochs, wrapped, order_id=order_id, role=role, epoch=epoch, not_after=not_after
-            )
-            key = bytearray(clear)
-            self._keep(slot, row, key, seen)
+        with self._lock:
+            turn = self._turns.setdefault(slot, threading.Lock())
+        with turn:
+            key = self._cached(slot, row)
+            if key is None:
+                seen = self._forgotten
+                clear = open_order_key(
+                    self._epochs(), wrapped, order_id=order_id, role=role, epoch=epoch, not_after=not_after
+                )
+                key = bytearray(clear)
+                self._keep(slot, row, key, seen)
         try:
             yield key
         finally:

@@ -28,6 +28,7 @@ _WRAP_HEADER_BYTES: Final = 16
 _PREFIX_BYTES: Final = 24 + 32  # Cobblestone's salt and key commitment
 _CHUNK_BYTES: Final = 16384
 _TAG_BYTES: Final = 16
+_PIECE_BYTES: Final = 16 * _CHUNK_BYTES
 _UNIX: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -94,16 +95,19 @@ class ObjectName:
 
 def sealed_size(plaintext_bytes: int) -> int:
     """The stored size of an object of that many bytes; its last chunk is always short, even if empty."""
-    chunks = plaintext_bytes // _CHUNK_BYTES + 1
-    return _HEADER_BYTES + _PREFIX_BYTES + plaintext_bytes + _TAG_BYTES * chunks
+    return _HEADER_BYTES + _ciphertext_bytes(plaintext_bytes)
 
 
-def seal_object(order_key: Key, name: ObjectName, plaintext: bytes) -> bytes:
+def _ciphertext_bytes(plaintext_bytes: int) -> int:
+    return _PREFIX_BYTES + plaintext_bytes + _TAG_BYTES * (plaintext_bytes // _CHUNK_BYTES + 1)
+
+
+def seal_object(order_key: Key, name: ObjectName, plaintext: bytes) -> bytearray:
     """The sealed form of an object, `sealed_size(len(plaintext))` bytes; different at every call."""
-    return name.header + _encrypt(order_key, name.context, plaintext)
+    return _encrypt(order_key, name.header, name.context, plaintext)
 
 
-def open_object(order_key: Key, name: ObjectName, sealed: bytes) -> bytes:
+def open_object(order_key: Key, name: ObjectName, sealed: bytes | bytearray) -> bytes:
     """The plaintext, complete and verified. Raises Unreadable, and then nothing of it was given out."""
     if sealed[:_HEADER_BYTES] != name.header:
         raise Unreadable
@@ -126,7 +130,7 @@ def wrap_order_key(
     """An order key as it may lie in a row: 120 bytes, bound to epoch key, order, role and end of life."""
     _require_key(order_key)
     header, context = _order_key_frame(epoch_key, order_id, role, epoch, not_after)
-    return header + _encrypt(epoch_key, context, order_key)
+    return bytes(_encrypt(epoch_key, header, context, order_key))
 
 
 def unwrap_order_key(
@@ -144,7 +148,7 @@ def wrap_epoch_key(root_key: Key, epoch_key: Key, *, epoch: int, end: datetime) 
     """An epoch key as it may lie in the epoch store: 120 bytes."""
     _require_key(epoch_key)
     header, context = _epoch_key_frame(root_key, epoch, end)
-    return header + _encrypt(root_key, context, epoch_key)
+    return bytes(_encrypt(root_key, header, context, epoch_key))
 
 
 def unwrap_epoch_key(root_key: Key, wrapped: bytes, *, epoch: int, end: datetime) -> bytes:
@@ -180,10 +184,18 @@ def _unwrap(key: Key, header: bytes, context: bytes, wrapped: bytes) -> bytes:
     return _decrypt(key, context, memoryview(wrapped)[_WRAP_HEADER_BYTES:])
 
 
-def _encrypt(key: Key, context: bytes, plaintext: Key) -> bytes:
+def _encrypt(key: Key, header: bytes, context: bytes, plaintext: Key) -> bytearray:
     _require_key(key)
     encryptor = Cobblestone256Encryptor(key, context)
-    return encryptor.update(plaintext) + encryptor.finalize()
+    # One buffer, filled in place: mapping fresh megabytes for each copy costs more than the cipher.
+    sealed = bytearray(len(header) + _ciphertext_bytes(len(plaintext)))
+    sealed[: len(header)] = header
+    with memoryview(plaintext) as whole, memoryview(sealed) as room:
+        end = len(header)
+        for at in range(0, len(whole), _PIECE_BYTES):
+            end += encryptor.update_into(whole[at : at + _PIECE_BYTES], room[end:])
+        room[end:] = encryptor.finalize()
+    return sealed
 
 
 def _decrypt(key: Key, context: bytes, ciphertext: memoryview) -> bytes:

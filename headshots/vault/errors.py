@@ -37,3 +37,14 @@ class BlobMissing(Exception):
 
 class BlobExists(Exception):
     """A blob of this name is stored already and was left as it is."""
+
+
+class StoreAway(OSError):
+    """A store could not be reached or could not do what it was asked: nothing is known and nothing was lost.
+
+    May be tried again. It never means that a key or a blob is gone, nor that it is still there.
+    """
+
+
+class UnsafeStore(Exception):
+    """A store is set up so that what is deleted from it could survive. The operator mends it."""

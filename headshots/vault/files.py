@@ -6,6 +6,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from headshots.faults import faultpoint
 from headshots.vault.errors import BadKeyFile
 
 
@@ -25,17 +26,20 @@ def start_part(path: Path) -> Path:
     return part
 
 
-def finish_part(part: Path, path: Path, data: bytes) -> None:
+def finish_part(part: Path, path: Path, data: bytes | bytearray) -> None:
     """Fill the part and give it its final name; the part is gone afterwards, also on failure.
 
     Raises FileExistsError when the name is taken, FileNotFoundError when somebody deleted the part.
     """
+    faultpoint("file.started")
     try:
         with open(os.open(part, os.O_WRONLY), "wb") as file:  # not "wb" by name: that would make it anew
             file.write(data)
             file.flush()
+            faultpoint("file.filled")
             os.fsync(file.fileno())
         os.link(part, path)  # unlike rename, a link never replaces what is there
+        faultpoint("file.linked")
     finally:
         with suppress(FileNotFoundError):
             part.unlink()

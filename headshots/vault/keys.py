@@ -1,10 +1,8 @@
-"""The key hierarchy: root ring, hourly epoch keys that are destroyed on time, order keys under them."""
+"""The key hierarchy: hours, the root ring, and the seam behind which an hour's key wraps order keys."""
 
 import os
 import secrets
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,21 +10,13 @@ from typing import Final, Protocol, Self
 from uuid import UUID
 
 from headshots.vault import files
-from headshots.vault.envelope import (
-    KEY_BYTES,
-    Role,
-    unwrap_epoch_key,
-    unwrap_order_key,
-    wrap_epoch_key,
-    wrap_order_key,
-)
+from headshots.vault.envelope import KEY_BYTES, Role, unwrap_epoch_key, wrap_epoch_key
 from headshots.vault.errors import BadKeyFile, KeyGone, Unreadable
 
 EPOCH: Final = timedelta(hours=1)
 EPOCH_LIFE: Final = timedelta(hours=24)
 
 _UNIX: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_BUSY_SECONDS: Final = 30.0
 
 
 def epoch_of(at: datetime) -> int:
@@ -37,6 +27,14 @@ def epoch_of(at: datetime) -> int:
 def not_after_of(epoch: int) -> datetime:
     """When the epoch's key dies: 24 hours after the hour began, so within 24 hours of any photo in it."""
     return _UNIX + epoch * EPOCH + EPOCH_LIFE
+
+
+def require_current(epoch: int, now: datetime) -> None:
+    """Raises KeyGone for an epoch whose life has ended, ValueError for an hour that has not begun."""
+    if now >= not_after_of(epoch):
+        raise KeyGone(epoch)
+    if epoch > epoch_of(now):
+        raise ValueError(f"epoch {epoch} has not begun; its key would outlive its 24 hours")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,143 +102,58 @@ def _parse_key(path: Path, number: int, line: bytes) -> bytes:
     return key
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderKeyName:
+    """Everything a wrapped order key is bound to; taken from the order's row."""
+
+    order_id: UUID
+    role: Role
+    epoch: int
+    not_after: datetime
+
+
 class EpochStore(Protocol):
-    """Where epoch keys live, and nowhere else: never in the main database, never in a backup."""
+    """Where the keys of the hours live, and nowhere else: never in the main database, never in a backup.
 
-    def get(self, epoch: int) -> bytes:
-        """The clear key. Raises KeyGone when it was destroyed or never made."""
+    An hour's key is never given out; some stores do not have it themselves. Every method raises StoreAway
+    when the store cannot be asked.
+    """
 
-    def get_or_create(self, epoch: int, now: datetime) -> bytes:
-        """The clear key, the same for all who ask at once.
+    def wrap(self, order_key: bytes, name: OrderKeyName, now: datetime) -> bytes:
+        """The order key under its hour's key, which the first call makes, once for all who ask together.
 
-        Raises KeyGone when it was destroyed or its life has ended; ValueError for an hour not yet begun.
+        Raises KeyGone when the hour's key was destroyed or its life has ended; ValueError for an hour not
+        yet begun.
+        """
+
+    def unwrap(self, wrapped: bytes, name: OrderKeyName) -> bytes:
+        """The clear order key, 32 bytes.
+
+        Raises KeyGone when the hour's key was destroyed, has expired or was never made, else Unreadable.
         """
 
     def destroy(self, epoch: int) -> None:
-        """Destroy the key for ever; it cannot be made again. Doing it twice is harmless."""
+        """Destroy the hour's key for ever; it cannot be made again. Doing it twice is harmless."""
 
     def destroy_due(self, now: datetime) -> list[int]:
-        """Destroy every key whose life has ended; gives their epochs."""
+        """Destroy every key whose life has ended; gives their epochs, oldest first."""
 
     def epochs(self) -> list[int]:
         """The epochs that have a key, oldest first."""
 
 
-class FileEpochStore:
-    """Epoch keys in a small SQLite file of their own, wrapped by the root ring.
-
-    Many processes and threads may use it at once: each call opens its own connection. Keep the file out of
-    backups and snapshots: a copy of it beside the root key is all it takes to read a live order.
-    """
-
-    def __init__(self, path: Path, ring: RootRing) -> None:
-        """Opens or makes the file. Raises BadKeyFile when other users may read an existing one."""
-        self._uri = f"{path.absolute().as_uri()}?mode=rw"  # a lost file is an error, not made anew
-        self._ring = ring
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            # Opened by hand only when new: closing a descriptor drops the locks SQLite holds on a file.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        except FileExistsError:
-            files.require_private(path, path.stat().st_mode)
-        with self._writing() as connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS epoch_key (epoch INTEGER PRIMARY KEY, wrapped BLOB NOT NULL)"
-            )
-            # Apart from the keys, so that the keys' table stays within a page and is never split into
-            # copies: secure_delete zeroes what is deleted, not what a split leaves behind.
-            connection.execute("CREATE TABLE IF NOT EXISTS destroyed (epoch INTEGER PRIMARY KEY)")
-
-    def get(self, epoch: int) -> bytes:
-        with self._connected() as connection:
-            wrapped = _select(connection, epoch)
-        if wrapped is None:
-            raise KeyGone(epoch)
-        return self._ring.unwrap(wrapped, epoch)
-
-    def get_or_create(self, epoch: int, now: datetime) -> bytes:
-        if now >= not_after_of(epoch):
-            raise KeyGone(epoch)
-        if epoch > epoch_of(now):
-            raise ValueError(f"epoch {epoch} has not begun; its key would outlive its 24 hours")
-        try:
-            return self.get(epoch)
-        except KeyGone:
-            candidate = self._ring.wrap(secrets.token_bytes(KEY_BYTES), epoch)
-        with self._writing() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO epoch_key (epoch, wrapped)"
-                " SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM destroyed WHERE epoch = ?)",
-                (epoch, candidate, epoch),
-            )
-        return self.get(epoch)
-
-    def destroy(self, epoch: int) -> None:
-        with self._writing() as connection:
-            _destroy(connection, epoch)
-
-    def destroy_due(self, now: datetime) -> list[int]:
-        due = [epoch for epoch in self.epochs() if not_after_of(epoch) <= now]
-        if due:
-            with self._writing() as connection:
-                for epoch in due:
-                    _destroy(connection, epoch)
-        return due
-
-    def epochs(self) -> list[int]:
-        with self._connected() as connection:
-            return [epoch for (epoch,) in connection.execute("SELECT epoch FROM epoch_key ORDER BY epoch")]
-
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        with closing(
-            sqlite3.connect(self._uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
-        ) as connection:
-            # Measured: without the first, or with a write-ahead log, deleted keys stay readable in the files.
-            connection.execute("PRAGMA secure_delete = ON")
-            connection.execute("PRAGMA journal_mode = DELETE")
-            connection.execute("PRAGMA synchronous = FULL")
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._connected() as connection:
-            # IMMEDIATE takes the write lock first: two readers who both want to write would block for ever.
-            connection.execute("BEGIN IMMEDIATE")
-            with connection:
-                yield connection
-
-
-def _select(connection: sqlite3.Connection, epoch: int) -> bytes | None:
-    row = connection.execute("SELECT wrapped FROM epoch_key WHERE epoch = ?", (epoch,)).fetchone()
-    return None if row is None else bytes(row[0])
-
-
-def _destroy(connection: sqlite3.Connection, epoch: int) -> None:
-    connection.execute("INSERT OR IGNORE INTO destroyed (epoch) VALUES (?)", (epoch,))
-    connection.execute("DELETE FROM epoch_key WHERE epoch = ?", (epoch,))
-
-
 def new_order_key(epochs: EpochStore, *, order_id: UUID, role: Role, epoch: int, now: datetime) -> bytes:
-    """A fresh order key, wrapped (120 bytes) for its row; the clear key is given to nobody.
+    """A fresh order key, wrapped for its row; the clear key is given to nobody.
 
-    Raises KeyGone when the epoch has ended.
+    120 bytes, or some 200 from KMS. Raises KeyGone when the epoch has ended, and StoreAway.
     """
-    epoch_key = epochs.get_or_create(epoch, now)
-    return wrap_order_key(
-        epoch_key,
-        secrets.token_bytes(KEY_BYTES),
-        order_id=order_id,
-        role=role,
-        epoch=epoch,
-        not_after=not_after_of(epoch),
-    )
+    name = OrderKeyName(order_id=order_id, role=role, epoch=epoch, not_after=not_after_of(epoch))
+    return epochs.wrap(secrets.token_bytes(KEY_BYTES), name, now)
 
 
 def open_order_key(
     epochs: EpochStore, wrapped: bytes, *, order_id: UUID, role: Role, epoch: int, not_after: datetime
 ) -> bytes:
-    """The clear order key. Raises KeyGone when the epoch key is destroyed, else Unreadable."""
-    return unwrap_order_key(
-        epochs.get(epoch), wrapped, order_id=order_id, role=role, epoch=epoch, not_after=not_after
-    )
+    """The clear order key. Raises KeyGone when the epoch key is destroyed, else Unreadable, and StoreAway."""
+    name = OrderKeyName(order_id=order_id, role=role, epoch=epoch, not_after=not_after)
+    return epochs.unwrap(wrapped, name)

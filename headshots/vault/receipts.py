@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from headshots.vault.notes import Verifier, verify_note
+
 # Crockford's base 32: no I, L, O or U, so that a number read out loud or from paper comes back the same.
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -29,8 +31,9 @@ _TEXT: Final = re.compile(
     rf"absent-verified {_TIME}\n"
     rf"epoch-key-gone-by {_TIME}\n"
     rf"reason {_REASON}\n"
-    rf"deleted selfies={_COUNT} headshots={_COUNT} previews={_COUNT}\n"
+    rf"deleted selfies={_COUNT} headshots={_COUNT} previews={_COUNT} versions={_COUNT} uploads={_COUNT}\n"
     rf"ciphertexts sha256:{_SHA256}\n"
+    rf"audit ([1-9][0-9]*) sha256:{_SHA256}\n"
 )
 
 
@@ -40,6 +43,8 @@ class Receipt:
 
     Times are aware and kept in UTC to the second. `origin` is the service's host, `ciphertexts` a
     `digest_of_ciphertexts`, `absent_verified` the times of the two listings that found nothing left.
+    `versions` and `uploads` count older versions and unfinished uploads that the store had kept beside the
+    objects. `audit_seq` and `audit_head` (hex) are the audit log's entry of this deletion.
     """
 
     origin: str
@@ -54,7 +59,11 @@ class Receipt:
     selfies: int
     headshots: int
     previews: int
+    versions: int
+    uploads: int
     ciphertexts: str
+    audit_seq: int
+    audit_head: str
 
     def __post_init__(self) -> None:
         for name in (
@@ -85,8 +94,10 @@ def compose_receipt(receipt: Receipt) -> str:
         f"absent-verified {_written(second)}\n"
         f"epoch-key-gone-by {_written(receipt.epoch_key_gone_by)}\n"
         f"reason {receipt.reason}\n"
-        f"deleted selfies={receipt.selfies} headshots={receipt.headshots} previews={receipt.previews}\n"
+        f"deleted selfies={receipt.selfies} headshots={receipt.headshots} previews={receipt.previews}"
+        f" versions={receipt.versions} uploads={receipt.uploads}\n"
         f"ciphertexts sha256:{receipt.ciphertexts}\n"
+        f"audit {receipt.audit_seq} sha256:{receipt.audit_head}\n"
     )
 
 
@@ -95,7 +106,8 @@ def parse_receipt(text: str) -> Receipt:
     match = _TEXT.fullmatch(text)
     if match is None:
         raise ValueError("this is not a deletion receipt")
-    origin, receipt_id, *times, reason, selfies, headshots, previews, ciphertexts = match.groups()
+    origin, receipt_id, *times, reason, selfies, headshots, previews, versions, uploads = match.groups()[:15]
+    ciphertexts, audit_seq, audit_head = match.groups()[15:]
     read = [datetime.fromisoformat(at) for at in times]
     return Receipt(
         origin=origin,
@@ -110,8 +122,21 @@ def parse_receipt(text: str) -> Receipt:
         selfies=int(selfies),
         headshots=int(headshots),
         previews=int(previews),
+        versions=int(versions),
+        uploads=int(uploads),
         ciphertexts=ciphertexts,
+        audit_seq=int(audit_seq),
+        audit_head=audit_head,
     )
+
+
+def open_receipt(note: str, verifiers: Iterable[Verifier]) -> tuple[Receipt, tuple[Verifier, ...]]:
+    """What a signed receipt says, and which of `verifiers` signed it.
+
+    Raises ValueError when none did, when a signature is wrong, and when the text is no receipt.
+    """
+    text, signed_by = verify_note(note, verifiers)
+    return parse_receipt(text), signed_by
 
 
 def is_receipt_id(text: str) -> bool:

@@ -138,8 +138,9 @@ def _receive(request: HttpRequest) -> None:
 
 
 def _announced_length(request: HttpRequest) -> int:
-    """The body's length in bytes; 0 without one. A body of unknown length is refused as unbounded."""
+    """The body's length in bytes; 0 without one. Of unknown length or packed, it is refused as unbounded."""
     announced = request.META.get("CONTENT_LENGTH") or "0"
-    if request.META.get("HTTP_TRANSFER_ENCODING") or not announced.isdecimal():
+    is_packed = request.META.get("HTTP_CONTENT_ENCODING", "identity") != "identity"
+    if request.META.get("HTTP_TRANSFER_ENCODING") or is_packed or not announced.isdecimal():
         raise Refusal("malformed_request")
     return int(announced)

@@ -1,7 +1,7 @@
 """An order's own pages: progress, gallery, pictures, checkout and deletion; each needs the order's cookie."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import wraps
 from typing import Any, Final, TypeAlias
@@ -10,11 +10,10 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.utils import timezone
 
 from headshots.exceptions import NotFound, Refusal, text_of
 from headshots.models import Order
-from headshots.services import delivery, orders, payments, progress, purge
+from headshots.services import clock, delivery, export, orders, payments, progress, purge
 from headshots.services.progress import OrderView
 from headshots.states import OrderState
 from headshots.vault.envelope import Kind
@@ -36,7 +35,7 @@ def _private(*methods: str) -> Callable[[OrderPage], RoutedPage]:
     def decorate(view: OrderPage) -> RoutedPage:
         @pages.answers(*methods)
         def found(request: HttpRequest, /, order_id: uuid.UUID, **captured: int) -> HttpResponseBase:
-            now = timezone.now()
+            now = clock.now()
             order = orders.find(order_id, links.token_of(request, order_id), now)
             try:
                 return view(request, order, now, **captured)
@@ -184,8 +183,18 @@ def _jpeg(order: Order, index: int, kind: Kind, now: datetime, disposition: str)
 @_private("GET")
 def archive(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
     """All finished headshots and the licence, as a ZIP that is made while it is sent."""
-    response = StreamingHttpResponse(delivery.stream_archive(order, now), content_type="application/zip")
-    response["Content-Disposition"] = 'attachment; filename="headshots.zip"'
+    return _zip(delivery.stream_archive(order, now), "headshots.zip")
+
+
+@_private("GET")
+def export_everything(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
+    """Everything we hold about the order, data and pictures, as a ZIP that is made while it is sent."""
+    return _zip(export.stream(order, now), "everything.zip")
+
+
+def _zip(pieces: Iterator[bytes], file_name: str) -> StreamingHttpResponse:
+    response = StreamingHttpResponse(pieces, content_type="application/zip")
+    response["Content-Disposition"] = f'attachment; filename="{file_name}"'
     return response
 
 

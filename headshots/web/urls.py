@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from headshots.web import health, order_views, views
+from headshots.web import health, order_views, receipt_views, views
 
 one_headshot = [
     path("", order_views.picture, name="picture"),
@@ -14,6 +14,7 @@ one_order: list[URLPattern | URLResolver] = [
     path("", order_views.show, name="order"),
     path("progress", order_views.progress_part, name="progress"),
     path("archive.zip", order_views.archive, name="archive"),
+    path("export.zip", order_views.export_everything, name="export"),
     path("checkout", order_views.checkout, name="checkout"),
     path("delete", order_views.delete, name="delete"),
     path("headshots/<int:index>/", include(one_headshot)),
@@ -23,8 +24,13 @@ urlpatterns = [
     path("new", views.new, name="new"),
     path("o", views.open_link, name="open"),
     path("orders/<uuid:order_id>/", include(one_order)),
-    path("receipts/<str:receipt_id>", views.receipt, name="receipt"),
-    path("receipts/<str:receipt_id>/receipt.txt", views.receipt_text, name="receipt-text"),
+    path("receipts/<str:receipt_id>", receipt_views.receipt, name="receipt"),
+    path("receipts/<str:receipt_id>/receipt.txt", receipt_views.receipt_text, name="receipt-text"),
+    path("verify", receipt_views.verify, name="verify"),
+    path("keys", receipt_views.keys, name="keys"),
+    path("audit/checkpoint", receipt_views.newest_checkpoint, name="newest-checkpoint"),
+    path("audit/checkpoints", receipt_views.checkpoints, name="checkpoints"),
+    path("audit/checkpoints/<int:index>", receipt_views.checkpoint, name="checkpoint"),
     path("privacy", views.privacy, name="privacy"),
     path("terms", views.terms, name="terms"),
     path("robots.txt", views.robots, name="robots"),

@@ -1,18 +1,16 @@
-"""The public pages: what the service is, the upload, private links, receipts, and errors."""
+"""The public pages: what the service is, the upload, private links, and errors."""
 
 from pathlib import Path
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
-from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 
 from headshots.exceptions import TEXTS, NotFound, Refusal
-from headshots.services import consent, orders, purge, styles
+from headshots.services import clock, consent, maintenance, orders, styles
 from headshots.services.licences import licence_terms
 from headshots.tiers import TIERS
-from headshots.vault.receipts import parse_receipt
 from headshots.web import links, pages
 from headshots.web.forms import UploadFields, upload_id
 
@@ -32,7 +30,7 @@ def new(request: HttpRequest) -> HttpResponseBase:
     """The upload form; a posted one becomes an order, and the browser is given its cookie."""
     if request.method != "POST":
         return pages.upload_page(request, UploadFields(tier=request.GET.get("tier", "free")))
-    now = timezone.now()
+    now = clock.now()
     fields = UploadFields.posted(request.POST)
     selfie = request.FILES.get("selfie")
     if selfie is None:
@@ -55,7 +53,7 @@ def open_link(request: HttpRequest) -> HttpResponseBase:
     """Swap the token of a private link for the order's cookie. It comes in a body, never in an address."""
     if request.method != "POST":
         return _never_cached(render(request, "web/open.html"))
-    now = timezone.now()
+    now = clock.now()
     token = request.POST.get("token", "").strip().rpartition("#")[2]
     try:
         order = orders.find_by_token(token, now)
@@ -68,30 +66,10 @@ def open_link(request: HttpRequest) -> HttpResponseBase:
 
 
 @pages.answers("GET")
-def receipt(request: HttpRequest, receipt_id: str) -> HttpResponseBase:
-    """How far a deletion is, and its receipt once both looks found nothing."""
-    order, found = purge.find_deletion(receipt_id, timezone.now())
-    facts = parse_receipt(found.text) if found else None
-    response = render(request, "web/receipt.html", {"order": order, "receipt": found, "facts": facts})
-    response["Clear-Site-Data"] = '"cache"'
-    return _never_cached(response)
-
-
-@pages.answers("GET")
-def receipt_text(request: HttpRequest, receipt_id: str) -> HttpResponseBase:
-    """The receipt as a text file to keep."""
-    _, found = purge.find_deletion(receipt_id, timezone.now())
-    if found is None:
-        raise Refusal("receipt_not_found")
-    response = HttpResponse(found.text, content_type="text/plain; charset=utf-8")
-    response["Content-Disposition"] = 'attachment; filename="deletion-receipt.txt"'
-    return response
-
-
-@pages.answers("GET")
 def privacy(request: HttpRequest) -> HttpResponseBase:
     """What is kept, how, and for how long."""
-    return render(request, "web/privacy.html", {"consent": consent})
+    context = {"consent": consent, "inspection": maintenance.last_inspection()}
+    return render(request, "web/privacy.html", context)
 
 
 @pages.answers("GET")

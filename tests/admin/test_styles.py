@@ -11,8 +11,9 @@ from django.contrib import admin
 from django.test import Client
 from django.urls import reverse
 
-from headshots.admin import style_form
+from headshots.admin import style_fields
 from headshots.models import PRESET_FIELDS, AuditEntry, Order, Style, StyleVersion
+from pipelines.presets import ExtraControl, Lora, tokens_in
 from pipelines.styles import BUILTIN
 from tests.admin.conftest import messages_of, page_of
 
@@ -36,8 +37,13 @@ def form_of(style: Style, **changes: Any) -> dict[str, Any]:
     current = style.current
     assert current is not None
     texts = {name: getattr(style, name) for name in ("name", "summary", "position")}
-    preset = {name: getattr(current, name) for name in PRESET_FIELDS}
-    return {**texts, **preset, "based_on": current.number, "_continue": "1", **changes}
+    preset = {
+        name: getattr(current, name) for name in PRESET_FIELDS if name not in ("loras", "extra_control")
+    }
+    packed = {"loras": "", "control_kind": "", "control_image": ""}
+    scales = {"control_conditioning_scale": "0.4", "control_end": "1.0"}
+    sent = {**texts, **preset, **packed, **scales, "based_on": current.number, "_continue": "1", **changes}
+    return {name: value for name, value in sent.items() if value is not False}  # as an unticked box is sent
 
 
 def entries() -> list[tuple[str, str, str, dict[str, Any]]]:
@@ -68,10 +74,12 @@ def test_a_changed_number_becomes_a_new_version_and_one_audit_entry(boss: Client
     assert (newest.number, newest.guidance_scale, newest.created_by) == (2, 9.5, "ada")
     assert (first.number, first.guidance_scale, first.created_by) == (1, 8.0, "built-in")
     assert Style.objects.get(pk=style.pk).current == newest
-    assert entries() == [("ada", "style.version", "corporate", {"number": 2, "guidance": 9.5})]
+    assert entries() == [
+        ("ada", "style.version", "corporate", {"number": 2, "guidance": 9.5, "changed": "guidance_scale"})
+    ]
 
 
-@pytest.mark.parametrize("name", [*style_form.PART_HELP])
+@pytest.mark.parametrize("name", [*style_fields.PART_HELP])
 def test_each_part_of_the_prompt_can_be_edited(boss: Client, style: Style, name: str) -> None:
     boss.post(url_of(style), form_of(style, **{name: "  a new\r\n text "}))
 
@@ -130,6 +138,40 @@ def test_guidance_scale_takes_both_of_its_bounds(boss: Client, style: Style, val
         ),
         ("scheduler", "heun", "Select a valid choice. heun is not one of the available choices."),
         ("subject", " ", "This field is required."),
+        *(
+            ("control_guidance_end", value, "control_guidance_end must be a number between 0.5 and 1.")
+            for value in ("0.49", "1.01", "nan")
+        ),
+        ("negative_identity", "mean", "Select a valid choice. mean is not one of the available choices."),
+        (
+            "loras",
+            "film-grain 1.6",
+            "Line 1: lora weight must be between 0 and 1.5, not 1.6.",
+        ),
+        (
+            "loras",
+            "\nfilm-grain 0.6\n../film 0.6",
+            "Line 3: lora must be 1 to 64 of a-z, 0-9, - and _, not '../film'.",
+        ),
+        (
+            "loras",
+            "film-grain",
+            "Line 1 must be a name and a weight, such as “film-grain 0.6”.",
+        ),
+        (
+            "loras",
+            "film-grain a-lot",
+            "Line 1 must be a name and a weight, such as “film-grain 0.6”.",
+        ),
+        ("loras", "a 0.1\nb 0.1\na 0.2", "loras must be at most 4 different ones."),
+        ("loras", "a 1\nb 1\nc 1\nd 1\ne 1", "loras must be at most 4 different ones."),
+        ("control_kind", "tile", "Select a valid choice. tile is not one of the available choices."),
+        (
+            "control_conditioning_scale",
+            "1.6",
+            "control_conditioning_scale must be a number between 0 and 1.5.",
+        ),
+        ("control_end", "-0.1", "control_end must be a number between 0 and 1."),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_and_changes_nothing(
@@ -144,15 +186,184 @@ def test_a_value_out_of_bounds_is_refused_and_changes_nothing(
     assert entries() == []
 
 
-def test_a_bound_that_only_the_pipeline_knows_is_a_form_error(
-    boss: Client, style: Style, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("sent", "field", "message"),
+    [
+        (
+            {"guidance_scale": "9.5"},
+            "guidance_scale",
+            "guidance_scale must be between 7 and 9, not 9.5.",
+        ),
+        (
+            {"control_kind": "pose", "control_image": "arch", "control_conditioning_scale": "1.2"},
+            "control_conditioning_scale",
+            "control conditioning_scale must be between 0 and 1, not 1.2.",
+        ),
+        (
+            {"control_guidance_end": "0.6"},
+            "control_guidance_end",
+            "control_guidance_end must be between 0.8 and 1, not 0.6.",
+        ),
+    ],
+)
+def test_a_bound_that_only_the_pipeline_knows_is_an_error_of_its_field(
+    boss: Client,
+    style: Style,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: dict[str, str],
+    field: str,
+    message: str,
 ) -> None:
     monkeypatch.setattr("pipelines.presets.GUIDANCE_SCALE", (7.0, 9.0))
+    monkeypatch.setattr("pipelines.presets.CONDITIONING_SCALE", (0.0, 1.0))
+    monkeypatch.setattr("pipelines.presets.CONTROL_GUIDANCE_END", (0.8, 1.0))
 
-    response = boss.post(url_of(style), form_of(style, guidance_scale="9.5"))
+    response = boss.post(url_of(style), form_of(style, **sent))
 
-    assert "guidance_scale must be between 7 and 9, not 9.5" in page_of(response)
+    page_of(response)
+    assert response.context["adminform"].form.errors == {field: [message]}
     assert StyleVersion.objects.filter(style=style).count() == 1
+    assert entries() == []
+
+
+CANNY = {
+    "control_kind": "canny",
+    "control_image": "arch",
+    "control_conditioning_scale": "0.5",
+    "control_end": "0.35",
+}
+
+
+@pytest.mark.parametrize(
+    ("sent", "name", "value"),
+    [
+        ({"negative_identity": "same"}, "negative_identity", "same"),
+        ({"control_guidance_end": "0.5"}, "control_guidance_end", 0.5),
+        ({"is_face_masked": False}, "is_face_masked", False),
+        (
+            {"loras": " film-grain  0.6 \r\n\r\nsoft_light 1\r\n"},
+            "loras",
+            (Lora(name="film-grain", weight=0.6), Lora(name="soft_light", weight=1.0)),
+        ),
+        (
+            CANNY,
+            "extra_control",
+            ExtraControl(kind="canny", image="arch", conditioning_scale=0.5, end=0.35),
+        ),
+    ],
+)
+def test_each_number_of_the_identity_can_be_edited_and_stays_when_saved_again(
+    boss: Client, style: Style, sent: dict[str, Any], name: str, value: object
+) -> None:
+    boss.post(url_of(style), form_of(style, **sent))
+
+    edited = Style.objects.select_related("current").get(pk=style.pk)
+    assert edited.current is not None
+    preset = edited.current.preset()
+    before = BUILTIN[0].preset
+    assert [field for field in PRESET_FIELDS if getattr(preset, field) != getattr(before, field)] == [name]
+    assert getattr(preset, name) == value
+    shown = boss.get(url_of(edited)).context["adminform"].form
+    again = {field.name: field.value() for field in shown if field.value() not in (None, False)}
+    response = boss.post(url_of(edited), {**again, "_continue": "1"})
+    assert messages_of(response) == ["Nothing was changed, so no new version was made."]
+
+
+def test_an_extra_control_is_taken_away_with_its_kind(boss: Client, style: Style) -> None:
+    boss.post(url_of(style), form_of(style, **CANNY))
+    edited = Style.objects.get(pk=style.pk)
+
+    boss.post(url_of(edited), form_of(edited, control_kind="", control_conditioning_scale="", control_end=""))
+
+    assert StyleVersion.objects.get(style=style, number=3).preset() == BUILTIN[0].preset
+
+
+@pytest.mark.parametrize(
+    ("sent", "errors"),
+    [
+        (
+            {"control_image": "arch"},
+            {"control_kind": ["Choose a kind for the image, or empty the image's name."]},
+        ),
+        (
+            {"control_kind": "depth", "control_conditioning_scale": "", "control_end": ""},
+            {
+                "control_image": ["An extra control needs this."],
+                "control_conditioning_scale": ["An extra control needs this."],
+                "control_end": ["An extra control needs this."],
+            },
+        ),
+        (
+            {"control_kind": "depth", "control_image": "../arch"},
+            {
+                "control_image": [
+                    "control image must be 1 to 64 of a-z, 0-9, - and _, not '../arch'.",
+                ]
+            },
+        ),
+        (
+            {"loras": "film-grain 0.6\nfilm 9\nodd"},
+            {
+                "loras": [
+                    "Line 2: lora weight must be between 0 and 1.5, not 9.",
+                    "Line 3 must be a name and a weight, such as “film-grain 0.6”.",
+                ]
+            },
+        ),
+    ],
+)
+def test_an_incomplete_extra_is_refused_at_the_field_that_lacks(
+    boss: Client, style: Style, sent: dict[str, str], errors: dict[str, list[str]]
+) -> None:
+    response = boss.post(url_of(style), form_of(style, **sent))
+
+    page_of(response)
+    form = response.context["adminform"].form
+    assert form.errors == errors
+    assert {name: form[name].value() for name in sent} == sent
+    assert StyleVersion.objects.filter(style=style).count() == 1
+    assert entries() == []
+
+
+def test_the_history_says_how_each_number_changed(boss: Client, style: Style) -> None:
+    changes = {
+        "negative_identity": "zeros",
+        "control_guidance_end": "1",
+        "is_face_masked": False,
+        "loras": "film-grain 0.6\nsoft 1",
+        **CANNY,
+    }
+    boss.post(url_of(style), form_of(style, **changes))
+
+    page = page_of(boss.get(url_of(style)))
+    assert (
+        "negative_identity: “noise” → “zeros”; control_guidance_end: 0.9 → 1; is_face_masked: on → off; "
+        "loras: nothing → film-grain 0.6, soft 1.0; "
+        "extra_control: nothing → canny of arch, scale 0.5, end 0.35"
+    ) in page
+
+
+def test_every_number_has_a_help_text_that_tells_its_range_or_choices(boss: Client) -> None:
+    form = boss.get(reverse("admin:headshots_style_add")).context["adminform"].form
+
+    named = [*PRESET_FIELDS, "control_kind", "control_image", "control_conditioning_scale", "control_end"]
+    for name in named:
+        if name != "extra_control":
+            assert len(form.fields[name].help_text) > 20, name
+    assert form.fields["control_guidance_end"].help_text.startswith("0.5 to 1: ")
+    assert [value for value, _ in form.fields["negative_identity"].choices] == ["zeros", "noise", "same"]
+
+
+def test_a_version_that_is_no_longer_valid_can_be_opened_and_mended(boss: Client, style: Style) -> None:
+    StyleVersion.objects.filter(style=style).update(loras=[{"name": "film-grain"}])
+
+    page = page_of(boss.get(url_of(style)))
+    response = boss.post(url_of(style), form_of(style))
+
+    assert "Correct it and save: no order can use it." in page
+    assert messages_of(response) == ["Saved Corporate as version 2."]
+    assert StyleVersion.objects.get(style=style, number=2).preset() == BUILTIN[0].preset
+    assert "Correct it and save" not in page_of(boss.get(url_of(style)))
 
 
 def test_an_edit_of_a_version_that_is_no_longer_current_is_refused(boss: Client, style: Style) -> None:
@@ -171,11 +382,8 @@ def test_the_page_shows_prompt_count_and_history(boss: Client, style: Style) -> 
     page = page_of(boss.get(url_of(style)))
     preset = Style.objects.get(pk=style.pk).current.preset()  # type: ignore[union-attr]
     assert preset.prompt in page
-    assert (
-        f"{len(preset.prompt.split())} words, about {round(len(preset.prompt.split()) * 1.3)} of 75 tokens"
-        in page
-    )
-    assert "lens: “85mm lens, f/4, sharp focus on the eyes” → nothing; guidance_scale: 8 → 9.5" in page
+    assert f"{len(preset.prompt.split())} words, about {tokens_in(preset.prompt)} of 75 tokens" in page
+    assert "lens: “85mm lens, f/4, sharp eyes” → nothing; guidance_scale: 8 → 9.5" in page
     assert "first version" in page
 
 
@@ -198,7 +406,9 @@ def test_a_new_style_starts_as_a_draft_with_version_one(boss: Client, style: Sty
     assert made.status == Style.Status.DRAFT
     assert made.current is not None
     assert (made.current.number, made.current.created_by) == (1, "ada")
-    assert entries() == [("ada", "style.version", "stage", {"number": 1, "guidance": 8.0})]
+    assert entries() == [
+        ("ada", "style.version", "stage", {"number": 1, "guidance": 8.0, "changed": "everything"})
+    ]
 
 
 def test_a_new_style_out_of_bounds_is_not_made(boss: Client, style: Style) -> None:
@@ -276,11 +486,15 @@ def test_a_style_cannot_be_deleted(boss: Client, style: Style) -> None:
 
 
 def test_staff_who_may_only_look_see_the_parts_and_cannot_save(viewer: Client, style: Style) -> None:
+    StyleVersion.objects.filter(style=style).update(loras=[{"name": "film-grain", "weight": 0.6}])
+
     page = page_of(viewer.get(url_of(style)))
     refused = viewer.post(url_of(style), form_of(style, guidance_scale="9.5"))
     viewer.post(CHANGELIST, {"action": "retire", "_selected_action": [style.pk]})
 
     assert "tailored navy suit, crisp white shirt" in page
+    rows = {row[0]: row[1] for table in viewer.get(url_of(style)).context["tables"] for row in table.rows}
+    assert [rows[name] for name in PRESET_FIELDS[-5:]] == ["noise", "0.9", "on", "film-grain 0.6", "nothing"]
     assert 'type="submit"' not in page.split('id="content-main"')[1]
     assert refused.status_code == 403
     assert StyleVersion.objects.filter(style=style).count() == 1

@@ -23,6 +23,7 @@ PRIVATE = (
     ("GET", "/api/v1/orders/{}/headshots/1"),
     ("GET", "/api/v1/orders/{}/headshots/1?preview=true"),
     ("GET", "/api/v1/orders/{}/archive.zip"),
+    ("GET", "/api/v1/orders/{}/export.zip"),
 )
 
 

@@ -76,7 +76,7 @@ def test_one_selfie_becomes_three_pictures_and_then_nothing(
     assert deleted.json()["receipt_id"] == order["receipt_id"]
     receipt = client.get(f"/api/v1/receipts/{order['receipt_id']}").json()
     assert receipt["state"] == "purged"
-    assert "deleted selfies=1 headshots=3 previews=3\n" in receipt["text"]
+    assert "deleted selfies=1 headshots=3 previews=3 versions=0 uploads=0\n" in receipt["text"]
     assert_refused(client.get(url, headers=auth), "order_not_found")
     assert list(objects.blobs().list("o/")) == []
     assert not StoredObject.objects.exists()

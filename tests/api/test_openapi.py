@@ -13,6 +13,7 @@ OPERATIONS = {
     ("delete", "/api/v1/orders/{order_id}"): {"202", "401", "404"},
     ("get", "/api/v1/orders/{order_id}/headshots/{index}"): {"200", "401", "404"},
     ("get", "/api/v1/orders/{order_id}/archive.zip"): {"200", "401", "404"},
+    ("get", "/api/v1/orders/{order_id}/export.zip"): {"200", "401", "404"},
     ("get", "/api/v1/receipts/{receipt_id}"): {"200", "404"},
 }
 

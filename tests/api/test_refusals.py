@@ -132,7 +132,7 @@ def test_a_null_byte_in_a_field_is_an_unknown_word_and_no_crash(post_order: Post
 def test_a_machine_without_room_for_the_sandbox_asks_to_come_back(
     post_order: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(raw: bytes) -> bytes:
+    def refuse(raw: bytes, **options: bool) -> bytes:
         raise Retryable("sandbox_unavailable")
 
     monkeypatch.setattr(uploads, "clean_portrait_in_sandbox", refuse)

@@ -21,13 +21,13 @@ from headshots.models import (
     Shot,
     StoredObject,
 )
-from headshots.services import delivery, objects, orders, purge, shots, uploads
+from headshots.services import delivery, objects, orders, purge, receipts, shots, shredding, uploads
 from headshots.services.orders import Placed
 from headshots.states import OrderState
-from headshots.vault import receipts
 from headshots.vault.envelope import Kind, Role
 from headshots.vault.errors import KeyGone
 from headshots.vault.keys import open_order_key
+from pipelines.types import FailedShot, FinishedShot, QualityReport
 
 pytestmark = pytest.mark.django_db
 
@@ -54,7 +54,7 @@ def test_the_receipt_follows_the_second_look(placed: Placed, now: datetime) -> N
     order, receipt = purge.find_deletion(receipt_id, now)
     assert order.state == OrderState.PURGED
     assert receipt is not None
-    read = receipts.parse_receipt(receipt.text)
+    read = receipts.read(receipt.text)[0]
     assert (read.receipt_id, read.reason) == (receipt_id, "customer-request")
     assert (read.selfies, read.headshots, read.previews) == (1, 0, 0)
     assert read.first_photo == placed.order.created_at.replace(microsecond=0)
@@ -86,7 +86,7 @@ def test_an_expired_order_is_purged_by_the_next_pass(placed: Placed) -> None:
 
     assert (first.begun, first.purged, first.waiting) == (1, 0, 1)
     assert (second.begun, second.purged, second.waiting) == (0, 1, 0)
-    assert receipts.parse_receipt(Receipt.objects.get().text).reason == "expiry"
+    assert receipts.read(Receipt.objects.get().text)[0].reason == "expiry"
 
 
 def test_the_epoch_key_dies_with_its_day(placed: Placed) -> None:
@@ -205,7 +205,7 @@ def test_a_finished_order_leaves_no_picture_behind(
     purge_all()
 
     assert purge.objects_left() == 0
-    read = receipts.parse_receipt(Receipt.objects.get().text)
+    read = receipts.read(Receipt.objects.get().text)[0]
     assert (read.selfies, read.headshots, read.previews) == (1, 3, 3)
     for path in data.rglob("*"):
         if path.is_file():
@@ -260,3 +260,198 @@ def test_a_selfie_cannot_be_opened_once_the_deletion_began(placed: Placed, now: 
 
     with pytest.raises(NotFound):
         uploads.open_selfie(placed.order, now)
+
+
+# --- the selfie's early end -------------------------------------------------------------------------------
+
+
+def finish(placed: Placed, now: datetime, *, done: int = 3) -> None:
+    """An order whose pictures are there; the others failed."""
+    orders.accept(placed.order, now)
+    for place, claimed in enumerate(shots.claim("worker", 3, now)):
+        if place < done:
+            finished = FinishedShot(
+                shot_id=str(claimed.shot.pk),
+                seed=claimed.seeds[0],
+                jpeg=b"a picture",
+                preview_jpeg=b"a small one",
+                width=896,
+                height=1152,
+                report=QualityReport(measures={}),
+                seconds=1.0,
+            )
+            assert shots.commit(claimed, finished, now)
+        else:
+            failed = FailedShot(shot_id=str(claimed.shot.pk), code="no_likeness", is_retryable=False)
+            shots.fail(claimed, failed, now)
+
+
+def selfie_name() -> str:
+    return objects.name_of(StoredObject.objects.get(kind=Kind.SELFIE)).blob_name
+
+
+def test_the_selfie_ends_an_hour_after_the_pictures_are_there(placed: Placed, now: datetime) -> None:
+    finish(placed, now)
+    name = selfie_name()
+
+    early = purge.run(now + shredding.SELFIE_KEY_GRACE - timedelta(seconds=1))
+    assert (early.selfie_keys_destroyed, name in stored_names()) == (0, True)
+    late = now + shredding.SELFIE_KEY_GRACE
+    assert purge.run(late).selfie_keys_destroyed == 1
+
+    assert name not in stored_names()
+    assert list(OrderKey.objects.values_list("role", flat=True)) == [Role.RESULTS]
+    order = Order.objects.get()
+    assert (order.state, order.selfie_shredded_at, order.shredded_at) == (OrderState.READY, late, None)
+    with pytest.raises(NotFound):
+        uploads.open_selfie(order, late)
+    assert delivery.open_headshot(order, 1, Kind.HEADSHOT, late) == b"a picture"
+    assert purge.run(late).selfie_keys_destroyed == 0
+
+
+def test_the_receipt_tells_the_selfies_end_from_the_results(
+    placed: Placed, now: datetime, purge_all: Callable[[], None]
+) -> None:
+    finish(placed, now)
+    early, late = now + timedelta(hours=1), now + timedelta(hours=2)
+    purge.run(early)
+
+    purge.request(placed.order, actor="customer", now=late)
+    purge.run(late + timedelta(seconds=1))
+
+    said = receipts.read(Receipt.objects.get().text)[0]
+    assert said.selfie_key_destroyed == early.replace(microsecond=0)
+    assert said.result_key_destroyed == late.replace(microsecond=0)
+    assert (said.selfies, said.headshots, said.previews) == (1, 3, 3)
+
+
+def test_a_photo_without_its_key_is_deleted_again_when_the_store_is_back(
+    placed: Placed, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(placed, now)
+    name, late = selfie_name(), now + shredding.SELFIE_KEY_GRACE
+
+    def away(name: str) -> bool:
+        raise OSError("store is away")
+
+    monkeypatch.setattr(objects.blobs(), "delete", away)
+    assert purge.run(late).selfie_keys_destroyed == 1
+    assert name in stored_names()
+    with pytest.raises(NotFound):
+        uploads.open_selfie(placed.order, late)
+
+    monkeypatch.undo()
+    purge.run(late)
+    assert name not in stored_names()
+
+
+def test_a_redo_is_possible_within_the_hour_and_refused_after_it(placed: Placed, now: datetime) -> None:
+    finish(placed, now, done=2)
+    late = now + shredding.SELFIE_KEY_GRACE
+    purge.run(late)
+
+    with pytest.raises(Refusal, match="selfie_deleted"):
+        orders.retry_failed(placed.order, actor="staff", now=late)
+
+    assert Shot.objects.filter(state="failed").count() == 1
+    assert Order.objects.get().state == OrderState.READY
+
+
+def test_a_redo_within_the_hour_keeps_the_selfie(placed: Placed, now: datetime) -> None:
+    finish(placed, now, done=2)
+
+    assert orders.retry_failed(placed.order, actor="staff", now=now + timedelta(minutes=59)) == 1
+    assert purge.run(now + shredding.SELFIE_KEY_GRACE).selfie_keys_destroyed == 0
+
+    assert uploads.open_selfie(placed.order, now)
+
+
+def test_an_order_without_any_picture_loses_its_selfie_too(placed: Placed, now: datetime) -> None:
+    finish(placed, now, done=0)
+
+    assert purge.run(now + shredding.SELFIE_KEY_GRACE).selfie_keys_destroyed == 1
+
+
+# --- the steps in detail ----------------------------------------------------------------------------------
+
+
+def test_the_tombstone_is_outside_the_database(placed: Placed, now: datetime) -> None:
+    purge.request(placed.order, actor="customer", now=now)
+
+    assert list(objects.blobs().list("t/")) == [f"t/{placed.order.pk.hex}"]
+    assert Order.objects.get().tombstoned_at == now
+
+
+def test_a_store_that_takes_no_tombstone_keeps_nothing_readable(
+    placed: Placed, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(name: str, data: bytes) -> None:
+        raise OSError("store is away")
+
+    monkeypatch.setattr(objects.blobs(), "put", away)
+    purge.request(placed.order, actor="customer", now=now)
+
+    order = Order.objects.get()
+    assert not OrderKey.objects.exists()
+    assert (order.tombstoned_at, order.swept_at, order.purge_attempts) == (None, None, 1)
+
+    monkeypatch.undo()
+    purge.run(now + timedelta(seconds=10))
+    purge.run(now + timedelta(seconds=20))
+    assert Order.objects.get().state == OrderState.PURGED
+
+
+def test_late_writes_are_counted(placed: Placed, now: datetime) -> None:
+    purge.request(placed.order, actor="customer", now=now)
+    for digit in "01":
+        objects.blobs().put(f"o/{placed.order.pk.hex}/{digit * 32}", b"HSE1 late")
+
+    purge.run(now + timedelta(seconds=1))
+    purge.run(now + timedelta(seconds=2))
+
+    order = Order.objects.get()
+    assert (order.state, order.late_writes) == (OrderState.PURGED, 2)
+    entry = AuditEntry.objects.get(event="purge.late_writes")
+    assert entry.detail == {"objects": 2}
+
+
+def test_versions_and_uploads_of_a_bucket_are_counted_for_the_receipt(
+    placed: Placed, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects.blobs(), "hidden", lambda prefix: (3, 2))
+
+    purge.request(placed.order, actor="customer", now=now)
+    purge.run(now + timedelta(seconds=1))
+
+    said = receipts.read(Receipt.objects.get().text)[0]
+    assert (said.versions, said.uploads) == (3, 2)
+
+
+def test_an_object_that_is_only_hidden_from_the_listing_gets_no_receipt(
+    placed: Placed, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects.blobs(), "list", lambda prefix: iter(()))
+
+    purge.request(placed.order, actor="customer", now=now)
+    purge.run(now + timedelta(seconds=10))
+
+    assert Order.objects.get().state == OrderState.PURGING
+    assert Order.objects.get().absent_at is None
+
+
+def test_the_second_look_waits_for_an_assessment_under_way(placed: Placed, now: datetime) -> None:
+    orders.begin_assessment(placed.order.pk, now)
+
+    purge.request(placed.order, actor="customer", now=now)
+
+    assert purge.run(now + timedelta(seconds=59)).purged == 0
+    assert purge.run(now + timedelta(seconds=61)).purged == 1
+
+
+def test_the_destruction_of_keys_is_in_the_log(placed: Placed, now: datetime) -> None:
+    finish(placed, now)
+    purge.run(now + shredding.SELFIE_KEY_GRACE)
+    purge.request(placed.order, actor="customer", now=now + timedelta(hours=2))
+
+    entries = AuditEntry.objects.filter(event="key.destroyed").order_by("seq")
+    assert [entry.detail for entry in entries] == [{"is_selfie": True}, {}]

@@ -18,7 +18,7 @@ from pipelines.errors import Refused, Retryable
 def test_the_sandbox_s_words_become_a_refusal_we_know(
     error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answer(raw: bytes) -> bytes:
+    def answer(raw: bytes, **options: bool) -> bytes:
         raise error
 
     monkeypatch.setattr(uploads, "clean_portrait_in_sandbox", answer)

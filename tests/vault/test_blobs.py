@@ -1,16 +1,15 @@
-"""The disk blob store: whole or absent, never overwritten, and listings that tell the truth."""
+"""What every blob store promises: whole or absent, never overwritten, and listings that tell the truth."""
 
-import errno
-import os
-import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from headshots.vault import files
-from headshots.vault.blobs import DiskBlobStore
+from headshots.vault.blobs import BlobStore, DiskBlobStore
+from headshots.vault.blobs_s3 import S3BlobStore
 from headshots.vault.errors import BlobExists, BlobMissing
 
 ORDER, OTHER = "0a" * 16, "0b" * 16
@@ -20,12 +19,19 @@ FOREIGN = f"o/{OTHER}/{'3c' * 16}"
 TOMBSTONE = f"t/{ORDER}"
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "blobs"
+@pytest.fixture(params=["disk", "s3", "s3 versioned"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    if request.param == "disk":
+        return DiskBlobStore(tmp_path / "blobs")
+    s3: Any = request.getfixturevalue("s3")
+    bucket = f"test-{uuid4().hex}"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    if request.param == "s3 versioned":
+        s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    return S3BlobStore(s3, bucket, "some/where/")
 
 
-def test_what_was_put_is_got_back(store: DiskBlobStore) -> None:
+def test_what_was_put_is_got_back(store: BlobStore) -> None:
     store.put(NAME, b"sealed")
     store.put(TOMBSTONE, b"")
 
@@ -33,7 +39,7 @@ def test_what_was_put_is_got_back(store: DiskBlobStore) -> None:
     assert store.get(TOMBSTONE) == b""
 
 
-def test_put_never_overwrites(store: DiskBlobStore, root: Path) -> None:
+def test_put_never_overwrites(store: BlobStore) -> None:
     store.put(NAME, b"first")
 
     with pytest.raises(BlobExists):
@@ -43,7 +49,7 @@ def test_put_never_overwrites(store: DiskBlobStore, root: Path) -> None:
     assert list(store.list("")) == [NAME]
 
 
-def test_of_many_writers_of_one_name_exactly_one_wins(store: DiskBlobStore) -> None:
+def test_of_many_writers_of_one_name_exactly_one_wins(store: BlobStore) -> None:
     barrier = threading.Barrier(8)
 
     def write(number: int) -> bool:
@@ -62,14 +68,14 @@ def test_of_many_writers_of_one_name_exactly_one_wins(store: DiskBlobStore) -> N
     assert list(store.list("")) == [NAME]
 
 
-def test_missing_blob_says_so(store: DiskBlobStore) -> None:
+def test_missing_blob_says_so(store: BlobStore) -> None:
     with pytest.raises(BlobMissing):
         store.get(NAME)
 
     assert store.delete(NAME) is False
 
 
-def test_delete_says_whether_something_was_there(store: DiskBlobStore) -> None:
+def test_delete_says_whether_something_was_there(store: BlobStore) -> None:
     store.put(NAME, b"sealed")
     store.put(TOMBSTONE, b"")
 
@@ -78,19 +84,7 @@ def test_delete_says_whether_something_was_there(store: DiskBlobStore) -> None:
     assert list(store.list("")) == []
 
 
-def test_last_deletion_removes_the_folder_of_the_order_and_no_other(store: DiskBlobStore, root: Path) -> None:
-    for name in (NAME, SECOND, FOREIGN, TOMBSTONE):
-        store.put(name, b"sealed")
-
-    store.delete(NAME)
-    assert sorted(os.listdir(root / "o")) == [ORDER, OTHER]
-    store.delete(SECOND)
-    assert os.listdir(root / "o") == [OTHER]
-    store.delete(TOMBSTONE)
-    assert sorted(os.listdir(root)) == ["o", "t"]
-
-
-def test_list_shows_what_lies_under_a_prefix(store: DiskBlobStore) -> None:
+def test_list_shows_what_lies_under_a_prefix(store: BlobStore) -> None:
     for name in (NAME, SECOND, FOREIGN, TOMBSTONE):
         store.put(name, b"sealed")
 
@@ -99,49 +93,6 @@ def test_list_shows_what_lies_under_a_prefix(store: DiskBlobStore) -> None:
     assert sorted(store.list(f"o/{ORDER}/")) == [NAME, SECOND]
     assert list(store.list("t/")) == [TOMBSTONE]
     assert list(store.list(f"o/{'0d' * 16}/")) == []
-
-
-def test_remains_of_a_crashed_writer_are_listed_and_purged(store: DiskBlobStore, root: Path) -> None:
-    store.put(NAME, b"sealed")
-    part = files.start_part(root / SECOND)
-    part.write_bytes(b"half a sea")
-
-    listed = sorted(store.list(f"o/{ORDER}/"))
-
-    assert listed == [NAME, f"{SECOND}.{part.suffixes[0][1:]}.part"]
-    assert [store.delete(name) for name in listed] == [True, True]
-    assert list(store.list("")) == []
-    assert os.listdir(root / "o") == []
-
-
-def test_files_that_do_not_belong_there_are_listed_and_purged_too(store: DiskBlobStore, root: Path) -> None:
-    store.put(NAME, b"sealed")
-    (root / "o" / ORDER / ".hidden copy.jpg").write_bytes(b"pixels")
-    (root / "o" / "stray").write_bytes(b"pixels")
-    nested = root / "o" / ORDER / "deep"
-    nested.mkdir()
-    (nested / "er").write_bytes(b"pixels")
-
-    assert sorted(store.list("")) == [f"o/{ORDER}/.hidden copy.jpg", NAME, f"o/{ORDER}/deep/er", "o/stray"]
-    for name in list(store.list("")):
-        assert store.delete(name)
-    assert list(store.list("")) == []
-
-
-def test_files_and_folders_are_private(store: DiskBlobStore, root: Path) -> None:
-    store.put(NAME, b"sealed")
-    store.put(TOMBSTONE, b"")
-    modes = {
-        str(path.relative_to(root)): stat.S_IMODE(path.stat().st_mode) for path in [root, *root.rglob("*")]
-    }
-
-    assert modes == {".": 0o700, "o": 0o700, f"o/{ORDER}": 0o700, NAME: 0o600, "t": 0o700, TOMBSTONE: 0o600}
-
-
-def test_unfinished_file_is_private_from_its_first_moment(tmp_path: Path) -> None:
-    part = files.start_part(tmp_path / "blob")
-
-    assert stat.S_IMODE(part.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(
@@ -163,7 +114,7 @@ def test_unfinished_file_is_private_from_its_first_moment(tmp_path: Path) -> Non
         "../secret",
     ],
 )
-def test_only_names_of_the_two_forms_are_put_and_got(store: DiskBlobStore, root: Path, name: str) -> None:
+def test_only_names_of_the_two_forms_are_put_and_got(store: BlobStore, name: str) -> None:
     with pytest.raises(ValueError, match="not a name"):
         store.put(name, b"sealed")
     with pytest.raises(ValueError, match="not a name"):
@@ -173,166 +124,67 @@ def test_only_names_of_the_two_forms_are_put_and_got(store: DiskBlobStore, root:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "o",
-        "o/",
-        "x/y",
-        "/etc/passwd",
-        "../x",
-        "o/..",
-        "o/../t",
-        f"o/{ORDER}/../x",
-        "o/./x",
-        "o//x",
-        "o/\0",
-    ],
+    "name", ["", "o", "o/", "x/y", "/etc/passwd", "../x", f"{ORDER}/x", "some/where/o/x"]
 )
-def test_delete_never_leaves_the_store(store: DiskBlobStore, name: str) -> None:
+def test_delete_never_leaves_the_store(store: BlobStore, name: str) -> None:
     with pytest.raises(ValueError, match="not a name"):
         store.delete(name)
 
 
 @pytest.mark.parametrize("prefix", ["x/", f"o/{ORDER}", "o/..", "../", "/", "o/0a"])
-def test_list_takes_only_its_four_prefixes(store: DiskBlobStore, prefix: str) -> None:
+def test_list_takes_only_its_four_prefixes(store: BlobStore, prefix: str) -> None:
     with pytest.raises(ValueError, match="not a prefix"):
         store.list(prefix)
 
 
-def test_list_of_a_disk_that_is_not_there_is_an_error_and_not_empty(store: DiskBlobStore, root: Path) -> None:
-    (root / "o").rmdir()
+@pytest.mark.parametrize("size", [0, 1, 16384, 5 * 1024 * 1024 + 1])
+def test_every_byte_comes_back(store: BlobStore, size: int) -> None:
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
 
-    with pytest.raises(FileNotFoundError):
-        store.list(f"o/{ORDER}/")
+    store.put(NAME, data)
+
+    assert store.get(NAME) == data
 
 
-def test_list_of_a_folder_it_may_not_read_is_an_error_and_not_empty(
-    store: DiskBlobStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_order_is_deleted_in_one_call_and_no_other_is(store: BlobStore) -> None:
+    for name in (NAME, SECOND, FOREIGN, TOMBSTONE):
+        store.put(name, b"sealed")
+
+    assert store.delete_all(f"o/{ORDER}/") == 2
+    assert store.delete_all(f"o/{ORDER}/") == 0
+
+    assert sorted(store.list("")) == [FOREIGN, TOMBSTONE]
+    for name in (NAME, SECOND):
+        with pytest.raises(BlobMissing):
+            store.get(name)
+
+
+@pytest.mark.parametrize("prefix", ["", "o/", "t/", f"o/{ORDER}", f"t/{ORDER}/", f"o/{ORDER}/x", "../"])
+def test_only_one_whole_order_is_deleted_at_once(store: BlobStore, prefix: str) -> None:
     store.put(NAME, b"sealed")
 
-    def refuse(path: object) -> None:
-        raise PermissionError(errno.EACCES, "refused", path)
+    with pytest.raises(ValueError, match="not an order's prefix"):
+        store.delete_all(prefix)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-
-    with pytest.raises(PermissionError):
-        list(store.list(f"o/{ORDER}/"))
+    assert list(store.list("")) == [NAME]
 
 
-def test_failed_write_leaves_nothing_behind(
-    store: DiskBlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "disk full")
-
-    monkeypatch.setattr(
-        os,
-        "fsync",
-        lambda descriptor: None if os.path.isdir(f"/proc/self/fd/{descriptor}") else full(descriptor),
-    )
-
-    with pytest.raises(OSError, match="disk full"):
-        store.put(NAME, b"sealed")
-
-    assert list(store.list("")) == []
-    assert os.listdir(root / "o") == []
-
-
-def test_writer_whose_unfinished_file_was_purged_stores_nothing(
-    store: DiskBlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link = os.link
-
-    def purged_first(part: Path, path: Path) -> None:
-        for name in list(store.list(f"o/{ORDER}/")):
-            store.delete(name)
-        link(part, path)
-
-    monkeypatch.setattr(os, "link", purged_first)
-
-    with pytest.raises(BlobMissing):
-        store.put(NAME, b"late")
-
-    assert list(store.list("")) == []
-    assert os.listdir(root / "o") == []
-
-
-def test_put_makes_the_folder_again_when_a_deletion_removed_it_in_between(
-    store: DiskBlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start_part, starts = files.start_part, 0
-
-    def folder_removed_first(path: Path) -> Path:
-        nonlocal starts
-        starts += 1
-        if starts == 1:
-            path.parent.rmdir()
-        return start_part(path)
-
-    monkeypatch.setattr(files, "start_part", folder_removed_first)
-
-    store.put(NAME, b"sealed")
-
-    assert starts == 2
-    assert store.get(NAME) == b"sealed"
-
-
-def test_puts_and_deletions_in_one_order_race_safely(store: DiskBlobStore, root: Path) -> None:
-    def put_and_delete(number: int) -> int:
-        deleted = 0
-        for turn in range(40):
-            name = f"o/{ORDER}/{number:016x}{turn:016x}"
-            store.put(name, b"sealed")
-            deleted += store.delete(name)
-        return deleted
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(put_and_delete, range(4))) == [40] * 4
-
-    assert list(store.list("")) == []
-    assert os.listdir(root / "o") == []
-
-
-def test_deletion_that_cannot_remove_the_folder_says_so(
-    store: DiskBlobStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.put(NAME, b"sealed")
-
-    def refuse(_: Path) -> None:
-        raise PermissionError(errno.EACCES, "refused")
-
-    monkeypatch.setattr(Path, "rmdir", refuse)
-
-    with pytest.raises(PermissionError):
-        store.delete(NAME)
-
-
-def test_store_found_again_keeps_what_it_had(store: DiskBlobStore, root: Path) -> None:
-    store.put(NAME, b"sealed")
-
-    assert DiskBlobStore(root).get(NAME) == b"sealed"
-
-
-def test_put_and_delete_reach_the_disk_before_they_return(
-    store: DiskBlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[str] = []
-
-    def fsync(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        synced.append("file" if path.suffix == ".part" else str(path.relative_to(root)))
-
-    monkeypatch.setattr(os, "fsync", fsync)
-
-    store.put(NAME, b"sealed")
-    assert synced == ["o", "file", f"o/{ORDER}"]
-    store.put(SECOND, b"sealed")
-    assert synced[3:] == ["file", f"o/{ORDER}"]
+def test_name_whose_blob_was_deleted_is_free_again(store: BlobStore) -> None:
+    store.put(NAME, b"first")
     store.delete(NAME)
-    assert synced[5:] == [f"o/{ORDER}"]
-    store.delete(SECOND)
-    assert synced[6:] == ["o"]
-    store.delete(SECOND)
-    assert synced[7:] == []
+
+    store.put(NAME, b"second")
+
+    assert store.get(NAME) == b"second"
+    assert store.delete(NAME)
+    assert list(store.list("")) == []
+
+
+def test_deleting_one_blob_leaves_those_whose_names_begin_alike(store: BlobStore) -> None:
+    tombstone, other = f"t/{ORDER}", f"t/{ORDER[:-1]}b"
+    for name in (tombstone, other, NAME):
+        store.put(name, b"sealed")
+
+    store.delete(tombstone)
+
+    assert sorted(store.list("")) == [NAME, other]

@@ -1,6 +1,9 @@
 """The minute's cache of clear order keys: when it spares an unwrapping, and when it must not."""
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,24 +13,27 @@ import pytest
 
 from headshots.vault.cache import OrderKeys
 from headshots.vault.envelope import Kind, ObjectName, Role, open_object, seal_object
-from headshots.vault.errors import KeyGone, Unreadable
-from headshots.vault.keys import FileEpochStore, RootRing, new_order_key, not_after_of, open_order_key
+from headshots.vault.epochs_file import FileShelf
+from headshots.vault.epochs_ring import RingEpochs
+from headshots.vault.errors import KeyGone, StoreAway, Unreadable
+from headshots.vault.keys import OrderKeyName, new_order_key, not_after_of, open_order_key
+from tests.vault.conftest import RING
 
 EPOCH = 487000
 END = not_after_of(EPOCH)
 
 
-class WatchedEpochs(FileEpochStore):
-    """A real store that counts how often a key is asked for, and can be made to do something just then."""
+class WatchedEpochs(RingEpochs):
+    """A real store that counts how often a key is unwrapped, and can be made to do something just then."""
 
     asked = 0
     meanwhile: Callable[[], None] | None = None
 
-    def get(self, epoch: int) -> bytes:
+    def unwrap(self, wrapped: bytes, name: OrderKeyName) -> bytes:
         self.asked += 1
         if self.meanwhile is not None:
             self.meanwhile()
-        return super().get(epoch)
+        return super().unwrap(wrapped, name)
 
 
 class Bench:
@@ -40,7 +46,7 @@ class Bench:
         self.clear = open_order_key(
             epochs, self.wrapped, order_id=order_id, role=Role.SELFIES, epoch=EPOCH, not_after=END
         )
-        self.order_keys = OrderKeys(epochs, clock=lambda: self.seconds)
+        self.order_keys = OrderKeys(lambda: epochs, clock=lambda: self.seconds)
         self.epochs = epochs
         epochs.asked = 0
 
@@ -63,7 +69,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, order_id: UUID, now: datetime) -> Bench:
-    return Bench(WatchedEpochs(tmp_path / "epochs.sqlite3", RootRing((b"r" * 32,))), order_id, now)
+    return Bench(WatchedEpochs(FileShelf(tmp_path / "epochs.sqlite3"), RING), order_id, now)
 
 
 def test_second_use_within_a_minute_asks_no_epoch_store(bench: Bench) -> None:
@@ -193,3 +199,55 @@ def test_forgotten_and_expired_keys_are_wiped_in_memory(bench: Bench) -> None:
 
     assert forgotten == expired == [bytearray(32)]
     assert held() == []
+
+
+def test_readers_that_come_together_unwrap_once(bench: Bench) -> None:
+    barrier = threading.Barrier(8)
+    bench.epochs.meanwhile = lambda: time.sleep(0.02)  # long enough for the other seven to arrive
+
+    def read(_: int) -> bytes:
+        barrier.wait()
+        return bench.read()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(read, range(8))) == {bench.clear}
+
+    assert bench.epochs.asked == 1
+
+
+def test_reader_that_waited_for_one_who_failed_asks_for_itself(bench: Bench) -> None:
+    barrier = threading.Barrier(2)
+
+    def fail_once() -> None:
+        bench.epochs.meanwhile = None
+        time.sleep(0.02)
+        raise StoreAway("once")
+
+    bench.epochs.meanwhile = fail_once
+
+    def read(_: int) -> bytes | None:
+        barrier.wait()
+        try:
+            return bench.read()
+        except StoreAway:
+            return None
+
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(read, range(2))) == {None, bench.clear}
+
+    assert bench.epochs.asked == 2
+
+
+def test_keys_can_be_forgotten_while_the_store_cannot_be_reached(order_id: UUID) -> None:
+    def away() -> RingEpochs:
+        raise StoreAway("not there")
+
+    keys = OrderKeys(away)
+
+    keys.forget(order_id)
+    keys.drop_expired()
+    with (
+        pytest.raises(StoreAway),
+        keys.opened(b"", order_id=order_id, role=Role.SELFIES, epoch=EPOCH, not_after=END, generation=1),
+    ):
+        pass

@@ -8,15 +8,9 @@ from uuid import UUID
 import pytest
 
 from headshots.vault.envelope import Role
+from headshots.vault.epochs_ring import RingEpochs
 from headshots.vault.errors import BadKeyFile, KeyGone, Unreadable
-from headshots.vault.keys import (
-    FileEpochStore,
-    RootRing,
-    epoch_of,
-    new_order_key,
-    not_after_of,
-    open_order_key,
-)
+from headshots.vault.keys import RootRing, epoch_of, new_order_key, not_after_of, open_order_key
 from tests.vault.processes import in_processes
 
 OLD, NEW = b"o" * 32, b"n" * 32
@@ -157,7 +151,7 @@ def test_the_ring_of_the_process_that_was_first_wins(tmp_path: Path, monkeypatch
 
 
 def test_order_key_opens_while_its_epoch_lives_and_never_after(
-    epochs: FileEpochStore, order_id: UUID, now: datetime
+    epochs: RingEpochs, order_id: UUID, now: datetime
 ) -> None:
     wrapped = new_order_key(epochs, order_id=order_id, role=Role.SELFIES, epoch=487000, now=now)
     row = {"order_id": order_id, "role": Role.SELFIES, "epoch": 487000, "not_after": not_after_of(487000)}
@@ -169,7 +163,7 @@ def test_order_key_opens_while_its_epoch_lives_and_never_after(
         open_order_key(epochs, wrapped, **row)  # type: ignore[arg-type]
 
 
-def test_each_order_key_is_another(epochs: FileEpochStore, order_id: UUID, now: datetime) -> None:
+def test_each_order_key_is_another(epochs: RingEpochs, order_id: UUID, now: datetime) -> None:
     keys = set()
     for role in Role:
         for _ in range(2):
@@ -189,26 +183,7 @@ def test_each_order_key_is_another(epochs: FileEpochStore, order_id: UUID, now: 
 
 
 def test_order_key_is_not_made_in_an_epoch_that_ended(
-    epochs: FileEpochStore, order_id: UUID, now: datetime
+    epochs: RingEpochs, order_id: UUID, now: datetime
 ) -> None:
     with pytest.raises(KeyGone):
         new_order_key(epochs, order_id=order_id, role=Role.RESULTS, epoch=486976, now=now)
-
-
-def test_all_copies_of_an_order_key_die_with_the_epoch(
-    tmp_path: Path, epochs: FileEpochStore, order_id: UUID, now: datetime
-) -> None:
-    """The backup that kept the row and the root key opens nothing."""
-    wrapped = new_order_key(epochs, order_id=order_id, role=Role.SELFIES, epoch=487000, now=now)
-    epochs.destroy_due(not_after_of(487000))
-    restored = FileEpochStore(tmp_path / "epochs.sqlite3", RootRing((b"r" * 32,)))
-
-    with pytest.raises(KeyGone):
-        open_order_key(
-            restored,
-            wrapped,
-            order_id=order_id,
-            role=Role.SELFIES,
-            epoch=487000,
-            not_after=not_after_of(487000),
-        )

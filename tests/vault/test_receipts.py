@@ -9,14 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headshots.vault.notes import Signer
 from headshots.vault.receipts import (
     Receipt,
     compose_receipt,
     digest_of_ciphertexts,
     is_receipt_id,
     new_receipt_id,
+    open_receipt,
     parse_receipt,
 )
+
+SIGNER = Signer(name="headshots.example/deletion/2026a", seed=bytes(range(32)))
 
 TEXT = """\
 headshots.example/deletion-receipt@v1
@@ -29,8 +33,9 @@ absent-verified 2026-11-21T19:41:10Z
 absent-verified 2026-11-21T20:01:44Z
 epoch-key-gone-by 2026-11-22T08:00:00Z
 reason customer-request
-deleted selfies=12 headshots=40 previews=0
+deleted selfies=12 headshots=40 previews=0 versions=3 uploads=1
 ciphertexts sha256:50d858e0985ecc7f60418aaf0cc5ab587f42c2570a884095a9e8ccacd0f6545c
+audit 1842 sha256:9f2e6d33a3717ee826353a404ba4618d1aeeb6879ad7936bce8ed5f46814924d
 """
 
 RECEIPT = Receipt(
@@ -49,7 +54,11 @@ RECEIPT = Receipt(
     selfies=12,
     headshots=40,
     previews=0,
+    versions=3,
+    uploads=1,
     ciphertexts="50d858e0985ecc7f60418aaf0cc5ab587f42c2570a884095a9e8ccacd0f6545c",
+    audit_seq=1842,
+    audit_head="9f2e6d33a3717ee826353a404ba4618d1aeeb6879ad7936bce8ed5f46814924d",
 )
 
 
@@ -92,7 +101,11 @@ counts = st.integers(0, 10**9)
         selfies=counts,
         headshots=counts,
         previews=counts,
+        versions=counts,
+        uploads=counts,
         ciphertexts=st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
+        audit_seq=st.integers(1, 10**18),
+        audit_head=st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
     )
 )
 def test_every_receipt_comes_back_equal(receipt: Receipt) -> None:
@@ -121,9 +134,14 @@ def test_every_receipt_comes_back_equal(receipt: Receipt) -> None:
         ("receipt ", "receipt  "),
         ("\n", "\r\n"),
         ("absent-verified 2026-11-21T20:01:44Z\n", ""),
+        (" versions=3 uploads=1", ""),
+        ("audit 1842", "audit 0"),
+        ("audit 1842", "audit 01842"),
+        ("sha256:9f2e", "sha512:9f2e"),
         ("6545c\n", "6545c"),
-        ("6545c\n", "6545c\n\n"),
-        ("6545c\n", "6545c\nnote more\n"),
+        ("4924d\n", "4924d"),
+        ("4924d\n", "4924d\n\n"),
+        ("4924d\n", "4924d\nnote more\n"),
     ],
 )
 def test_text_that_differs_in_form_is_no_receipt(old: str, new: str) -> None:
@@ -144,7 +162,10 @@ def test_text_that_differs_in_form_is_no_receipt(old: str, new: str) -> None:
         {"reason": "Customer"},
         {"reason": "a\nreason b"},
         {"selfies": -1},
+        {"uploads": -1},
         {"ciphertexts": "50d8"},
+        {"audit_seq": 0},
+        {"audit_head": "9F2E"},
     ],
     ids=str,
 )
@@ -181,6 +202,55 @@ def test_digest_of_ciphertexts_does_not_depend_on_their_order() -> None:
 def test_digest_is_only_taken_over_digests(digest: str) -> None:
     with pytest.raises(ValueError, match="64 lower-case"):
         digest_of_ciphertexts([digest])
+
+
+def test_a_signed_receipt_is_opened_with_the_key_that_signed_it() -> None:
+    older = Signer(name="headshots.example/deletion/2025a", seed=b"o" * 32)
+
+    assert open_receipt(SIGNER.sign(TEXT), [SIGNER.verifier, older.verifier]) == (RECEIPT, (SIGNER.verifier,))
+    assert open_receipt(older.sign(TEXT), [SIGNER.verifier, older.verifier]) == (RECEIPT, (older.verifier,))
+
+
+@pytest.mark.parametrize(
+    "signed",
+    [
+        TEXT,
+        Signer(name=SIGNER.name, seed=b"s" * 32).sign(TEXT),
+        SIGNER.sign(TEXT.replace("@v1", "@v2")),
+        SIGNER.sign(TEXT + TEXT),
+        SIGNER.sign("headshots.example/audit@v1\n1842\n"),
+    ],
+    ids=["not signed", "another key", "another format", "two in one", "another kind of note"],
+)
+def test_a_note_that_is_no_receipt_of_ours_is_not_opened(signed: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        open_receipt(signed, [SIGNER.verifier])
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_single_byte_that_changes_in_a_signed_receipt_is_noticed(data: st.DataObject) -> None:
+    whole = SIGNER.sign(TEXT).encode()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    byte = data.draw(st.integers(0, 255).filter(lambda value: value != whole[place]))
+
+    with pytest.raises(ValueError, match=r"."):
+        open_receipt((whole[:place] + bytes([byte]) + whole[place + 1 :]).decode(), [SIGNER.verifier])
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_the_parser_takes_only_what_composes_to_the_same_and_raises_only_value_errors(
+    data: st.DataObject,
+) -> None:
+    start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(TEXT))] * 2)))
+    altered = TEXT[:start] + data.draw(st.text("0123456789-:TZ \n@=abz\0é", max_size=24)) + TEXT[end:]
+
+    try:
+        receipt = parse_receipt(altered)
+    except ValueError:
+        return
+    assert compose_receipt(receipt) == altered
 
 
 @pytest.mark.parametrize("text", ["", "\0", "7F3K-9QXD-2M5W", "7f3k-9qxd-2m5w-pz8t", "7F3K-9QXD-2M5W-PZ8T\n"])

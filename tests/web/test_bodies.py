@@ -1,18 +1,26 @@
 """Requests that bring too much, too little or nonsense: bounded memory, no file, one clear answer."""
 
+import gzip
 import io
 import json
+import os
 import socket
+import sys
+import threading
 import tracemalloc
+import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 from pytest_django.live_server_helper import LiveServer
 
 from headshots.exceptions import Refusal
+from headshots.models import Order
 from headshots.services.uploads import MAX_BYTES
 from headshots.web import middleware
 from headshots.web.middleware import DRAIN_LIMIT, WholeBody
@@ -169,9 +177,186 @@ def test_the_client_sees_the_refusal_and_not_a_reset_connection(
 
 
 def test_no_upload_leaves_a_file(send: Callable[..., Any], data: Path, selfie: bytes) -> None:
-    before = {path for path in data.rglob("*") if path.is_file()}
+    def files() -> set[Path]:
+        """Without the vault's own books: its clock is noted with every request."""
+        return {path for path in data.rglob("*") if path.is_file() and path.parent.name != "keys"}
+
+    before = files()
 
     send(selfie[:-4000])
     send(bytes(MAX_BYTES + 1))
 
-    assert {path for path in data.rglob("*") if path.is_file()} == before
+    assert files() == before
+
+
+NAMES = {
+    "right to left": "\u202egpj.exe".encode(),
+    "NUL": b"me\0.php",
+    "300 characters": b"a" * 300 + b".jpg",
+    "a way out of the folder": b"../../../../etc/cron.d/me.jpg",
+    "a way out on Windows": rb"..\..\me.jpg",
+    "a device": b"CON",
+    "not UTF-8": b"\xff\xfe\x80.jpg",
+    "a line break": b"me\r\n .jpg",
+    "markup": b"<img src=x onerror=alert(1)>.jpg",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_a_file_is_called_is_dropped(
+    client: Client,
+    built_in: None,
+    selfie: bytes,
+    data: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+) -> None:
+    body = form(selfie).replace(b"me.jpg", b"KILROY" + NAMES[name] + b"KILROY").replace(b"premium", b"free")
+    consent = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="consent"\r\n\r\ntrue\r\n'
+
+    answer = post(client, "/api/v1/orders", consent.encode() + body)
+
+    if answer.status_code != 201:  # what Django cannot read as a name makes no file
+        assert (answer.status_code, answer.json()["code"]) in {
+            (400, "selfie_missing"),
+            (400, "malformed_request"),
+        }
+        assert nothing_is_stored()
+    assert b"KILROY" not in answer.content
+    assert "KILROY" not in caplog.text
+    assert not [path for path in data.rglob("*") if path.is_file() and b"KILROY" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("disposition", ['name="field{}"', 'name="selfie"; filename="{}.jpg"'])
+def test_ten_thousand_parts_are_malformed(client: Client, built_in: None, disposition: str) -> None:
+    parts = (
+        f"--{BOUNDARY}\r\nContent-Disposition: form-data; {disposition.format(number)}\r\n\r\nx\r\n"
+        for number in range(10_000)
+    )
+    body = ("".join(parts) + f"--{BOUNDARY}--\r\n").encode()
+
+    answer = post(client, "/api/v1/orders", body)
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+    assert nothing_is_stored()
+
+
+def test_a_body_longer_than_it_says_is_read_no_further(client: Client, built_in: None, selfie: bytes) -> None:
+    whole = form(selfie)
+    stream = io.BytesIO(whole)
+
+    answer = post(client, "/api/v1/orders", b"", length=len(whole) // 2, **{"wsgi.input": stream})
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "selfie_missing")
+    assert stream.tell() <= len(whole) // 2
+    assert nothing_is_stored()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
+def test_a_packed_body_is_not_unpacked(client: Client, built_in: None, selfie: bytes, encoding: str) -> None:
+    body = gzip.compress(form(selfie))
+
+    page = post(client, "/new", body, HTTP_CONTENT_ENCODING=encoding)
+    answer = post(client, "/api/v1/orders", body, HTTP_CONTENT_ENCODING=encoding)
+
+    assert page.status_code == 400
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+    assert nothing_is_stored()
+
+
+def request_head(url: str, length: int) -> tuple[tuple[str, int], bytes]:
+    host, port = url.removeprefix("http://").split(":")
+    head = (
+        f"POST /api/v1/orders HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n"
+        f"Content-Type: {FORM}\r\nContent-Length: {length}\r\n\r\n"
+    )
+    return (host, int(port)), head.encode()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_client_that_sends_byte_by_byte_blocks_nobody(
+    live_server: LiveServer, built_in: None, selfie: bytes
+) -> None:
+    """While its body dribbles in, others are served; when it gives up, it leaves nothing."""
+    body = form(selfie)
+    address, head = request_head(live_server.url, len(body))
+    with socket.create_connection(address, timeout=30) as slow:
+        for byte in head + body[:50]:
+            slow.send(bytes((byte,)))
+        with socket.create_connection(address, timeout=30) as other:
+            other.sendall(
+                f"GET /healthz HTTP/1.1\r\nHost: {address[0]}\r\nConnection: close\r\n\r\n".encode()
+            )
+            answer = b"".join(iter(lambda: other.recv(65536), b""))
+        slow.shutdown(socket.SHUT_WR)
+        refusal = b"".join(iter(lambda: slow.recv(65536), b""))
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert refusal.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(refusal.partition(b"\r\n\r\n")[2])["code"] == "incomplete_upload"
+    assert nothing_is_stored()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_racing_uploads_with_one_number_one_becomes_an_order(built_in: None, selfie: bytes) -> None:
+    number, together = str(uuid.uuid4()), threading.Barrier(3)
+
+    def send_one() -> int:
+        fields = {"tier": "free", "consent": "yes", "adult": "yes", "upload_id": number}
+        try:
+            together.wait()
+            return Client().post("/new", {**fields, "selfie": io.BytesIO(selfie)}).status_code
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(3) as pool:
+        statuses = sorted(future.result() for future in [pool.submit(send_one) for _ in range(3)])
+
+    assert statuses == [302, 409, 409]
+    assert Order.objects.count() == 1
+
+
+_opened: list[str] | None = None  # an audit hook stays for the life of the process, so it is switched here
+
+
+def _note_writing(event: str, arguments: tuple[Any, ...]) -> None:
+    if _opened is not None and event == "open":
+        path, _, flags = arguments
+        is_file = isinstance(path, str | bytes)  # else a pipe's descriptor gets a file object
+        if is_file and isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            _opened.append(str(path))
+    if _opened is not None and event.startswith("tempfile."):
+        _opened.append(event)
+
+
+sys.addaudithook(_note_writing)
+
+
+@pytest.mark.parametrize("path", ["/new", "/api/v1/orders"])
+@pytest.mark.parametrize("size", ["a selfie", "as large as may be", "too large"])
+def test_an_upload_opens_no_file_for_writing_but_the_sealed_blob(
+    client: Client,
+    built_in: None,
+    selfie: bytes,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    size: str,
+) -> None:
+    photo = {
+        "a selfie": selfie,
+        "as large as may be": selfie.ljust(MAX_BYTES, b"\0"),
+        "too large": selfie.ljust(MAX_BYTES + 1, b"\0"),
+    }[size]
+    fields = {"tier": "free", "consent": "yes", "adult": "yes", "upload_id": str(uuid.uuid4())}
+    monkeypatch.setattr(sys.modules[__name__], "_opened", [])
+
+    response = client.post(path, {**fields, "selfie": io.BytesIO(photo)})
+
+    written = [name for name in _opened or [] if name != os.devnull]
+    assert response.status_code == (413 if size == "too large" else {"/new": 302}.get(path, 201))
+    assert [name for name in written if not name.startswith(str(data))] == []
+    assert all("/blobs/" in name or "/keys" in name for name in written)
+    assert not [
+        name for name in data.rglob("*") if name.is_file() and b"\xff\xd8\xff" in name.read_bytes()[:64]
+    ]

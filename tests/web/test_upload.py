@@ -14,6 +14,7 @@ from headshots.exceptions import TEXTS
 from headshots.models import Order, Style
 from headshots.services import styles, uploads
 from pipelines.errors import Retryable
+from tests.pipelines.test_images import heic
 from tests.web.conftest import Send, code_of, nothing_is_stored
 
 pytestmark = pytest.mark.django_db
@@ -65,6 +66,17 @@ def test_a_good_photo_becomes_an_order_and_a_cookie_for_it_alone(send: Send) -> 
     assert not cookie["secure"]
     lifetime = (order.expires_at - order.created_at).total_seconds()
     assert int(cookie["max-age"]) == pytest.approx(lifetime, abs=1)
+
+
+def test_an_iphone_s_heic_is_offered_and_becomes_an_order(client: Client, send: Send) -> None:
+    accept = re.search(r'accept="([^"]+)"', client.get("/new").content.decode())
+    assert accept
+    assert {"image/heic", "image/heif", ".heic", ".heif"} <= set(accept[1].split(","))
+
+    response = send(heic(Image.new("RGB", (600, 800), (90, 110, 130))))
+
+    assert response.status_code == 302
+    assert Order.objects.count() == 1
 
 
 def test_in_production_the_cookie_travels_over_https_only(send: Send, settings: Settings) -> None:
@@ -159,7 +171,7 @@ def test_a_second_photo_in_one_form_is_refused(send: Send, selfie: bytes) -> Non
 def test_a_machine_without_room_for_the_sandbox_asks_to_come_back(
     send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_room(raw: bytes) -> bytes:
+    def no_room(raw: bytes, **options: bool) -> bytes:
         raise Retryable("sandbox_unavailable")
 
     monkeypatch.setattr(uploads, "clean_portrait_in_sandbox", no_room)

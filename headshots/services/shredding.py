@@ -1,0 +1,94 @@
+"""Destroying order keys: all at an order's purge, the selfie's alone an hour after the pictures are there.
+
+Deleting the row is what makes an order unreadable at once; the epoch key's end does the same to every copy of
+it.
+"""
+
+import logging
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.db import connection, transaction
+
+from headshots.faults import faultpoint
+from headshots.models import Order, OrderKey, OrderQuerySet, StoredObject
+from headshots.services import audit, objects
+from headshots.states import LIVE_STATES, OrderState
+from headshots.vault.envelope import Kind, Role, role_of
+
+log = logging.getLogger(__name__)
+
+SELFIE_KEY_GRACE: Final = timedelta(minutes=60)  # staff may still retry failed shots for this long
+SELFIE_KINDS: Final = tuple(kind for kind in Kind if role_of(kind) == Role.SELFIES)
+
+
+def shred(order: Order, now: datetime) -> None:
+    """Delete the order's key rows, and what this process and the database's journal still hold of them."""
+    with transaction.atomic():
+        OrderKey.objects.filter(order=order).delete()
+        is_first = Order.objects.filter(pk=order.pk, shredded_at=None).update(shredded_at=now)
+        Order.objects.filter(pk=order.pk, selfie_shredded_at=None).update(selfie_shredded_at=now)
+        if is_first:
+            audit.record("key.destroyed", actor="purge", reference=order.receipt_id, now=now)
+        faultpoint("purge.shredding")
+    objects.forget_keys(order)
+    faultpoint("purge.shredded")
+    truncate_journal()
+    faultpoint("purge.journal_truncated")
+
+
+def selfies_due(now: datetime) -> OrderQuerySet:
+    """Orders whose pictures have all been there for an hour and whose selfie can still be opened."""
+    return Order.objects.filter(
+        state__in=(OrderState.READY, OrderState.FAILED),
+        selfie_shredded_at=None,
+        finished_at__lte=now - SELFIE_KEY_GRACE,
+    )
+
+
+def destroy_due_selfies(now: datetime, *, limit: int) -> int:
+    """Destroy the selfie keys that are due and delete the selfies; how many keys.
+
+    A selfie that the store would not delete is noise by then, and is tried again at the next pass.
+    """
+    destroyed = sum(_destroy_selfie_key(order, now) for order in selfies_due(now)[:limit])
+    if destroyed:
+        faultpoint("selfie.shredded")
+        truncate_journal()
+    left = StoredObject.objects.filter(
+        kind__in=SELFIE_KINDS,
+        state=StoredObject.State.STORED,
+        order__state__in=LIVE_STATES,
+        order__selfie_shredded_at__isnull=False,
+    )
+    for stored in left[:limit]:
+        try:
+            objects.blobs().delete(objects.name_of(stored).blob_name)
+            faultpoint("selfie.deleted")
+        except OSError as error:
+            log.error("selfie %s could not be deleted: %s", stored.pk, type(error).__name__)
+        else:
+            StoredObject.objects.filter(pk=stored.pk).update(state=StoredObject.State.DELETED)
+    return destroyed
+
+
+@transaction.atomic
+def _destroy_selfie_key(order: Order, now: datetime) -> bool:
+    """False when a retry or the purge was first."""
+    if not selfies_due(now).filter(pk=order.pk).update(selfie_shredded_at=now):
+        return False
+    OrderKey.objects.filter(order=order, role=Role.SELFIES).delete()
+    audit.record("key.destroyed", actor="purge", reference=order.receipt_id, now=now, is_selfie=True)
+    faultpoint("selfie.shredding")
+    transaction.on_commit(lambda: objects.forget_keys(order))
+    return True
+
+
+def truncate_journal() -> None:
+    """SQLite: the deleted keys still stand in the write-ahead log until it is written back and cut off.
+
+    A reader can hold that up; each later step of the purge tries again.
+    """
+    if connection.vendor == "sqlite" and not connection.in_atomic_block:
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,0 +1,461 @@
+"""The export: everything held about an order, nothing of anybody else's, no secret, in every living state."""
+
+import io
+import json
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from django.db.models import Model
+from django.utils import timezone
+from PIL import Image
+from pytest_django import Settings
+
+from headshots.exceptions import NotFound
+from headshots.models import (
+    PRESET_FIELDS,
+    AuditEntry,
+    Order,
+    OrderKey,
+    Receipt,
+    Refund,
+    Shot,
+    StoredObject,
+    StyleVersion,
+)
+from headshots.services import audit, consent, export, objects, orders, payments, purge, shots, uploads
+from headshots.services.orders import Placed
+from headshots.services.shredding import SELFIE_KEY_GRACE
+from headshots.states import LIVE_STATES, OrderState, ShotState
+from headshots.vault.envelope import Kind
+from pipelines.types import FinishedShot, QualityReport
+
+pytestmark = pytest.mark.django_db
+
+ORDER_FIELDS = {
+    *("id", "upload_id", "receipt_id", "state", "generation", "refusal_code", "engine", "tier", "headshots"),
+    *("long_edge", "is_watermarked", "price_cents", "epoch", "created_at", "assess_attempts"),
+    *("assess_lease_until", "assessed_at", "started_at", "finished_at", "expires_at", "not_after"),
+    *("selfie_shredded_at", "shredded_at", "swept_at", "absent_at", "versions_deleted", "uploads_deleted"),
+    "late_writes",
+}
+
+
+def exported(order: Order, now: datetime | None = None) -> zipfile.ZipFile:
+    """The whole ZIP of a fresh look at the order."""
+    fresh = Order.objects.get(pk=order.pk)
+    pieces = export.stream(fresh, now or timezone.now())
+    return zipfile.ZipFile(io.BytesIO(b"".join(pieces)))
+
+
+def data_of(archive: zipfile.ZipFile) -> dict[str, Any]:
+    shown: dict[str, Any] = json.loads(archive.read("data.json"))
+    return shown
+
+
+def iso(moment: datetime | None) -> str | None:
+    """As the export writes it: UTC, to the millisecond, or to the second where there is nothing beyond."""
+    if moment is None:
+        return None
+    precision = "milliseconds" if moment.microsecond else "seconds"
+    return moment.isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def noise_jpeg(seed: int) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (96, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def deliver(order: Order, count: int) -> list[tuple[bytes, bytes]]:
+    """Let `count` pictures of the order exist; their (headshot, preview) by index."""
+    made = []
+    for claimed in shots.claim("machine-07:worker", count, timezone.now()):
+        pair = noise_jpeg(claimed.shot.index), noise_jpeg(100 + claimed.shot.index)
+        finished = FinishedShot(
+            shot_id=str(claimed.shot.pk),
+            seed=claimed.seeds[0],
+            jpeg=pair[0],
+            preview_jpeg=pair[1],
+            width=896,
+            height=1152,
+            report=QualityReport(measures={}),
+            seconds=1.5,
+        )
+        assert shots.commit(claimed, finished, timezone.now())
+        made.append(pair)
+    return made
+
+
+@pytest.fixture
+def ready(placed: Placed) -> tuple[Order, list[tuple[bytes, bytes]]]:
+    """A free order with its three pictures."""
+    orders.accept(placed.order, timezone.now())
+    return Order.objects.get(pk=placed.order.pk), deliver(placed.order, 3)
+
+
+# --- what is in it ----------------------------------------------------------------------------------------
+
+
+def test_a_finished_order_is_given_out_whole(ready: tuple[Order, list[tuple[bytes, bytes]]]) -> None:
+    order, pictures = ready
+    selfie = uploads.open_selfie(order, timezone.now())
+
+    archive = exported(order)
+
+    assert archive.testzip() is None
+    names = [f"headshot-{index:02d}-corporate.jpg" for index in (1, 2, 3)]
+    assert archive.namelist() == [
+        "data.json",
+        "selfie.jpg",
+        *(f"{folder}/{name}" for name in names for folder in ("headshots", "previews")),
+    ]
+    assert archive.read("selfie.jpg") == selfie
+    for name, (headshot, preview) in zip(names, pictures, strict=True):
+        assert archive.read(f"headshots/{name}") == headshot
+        assert archive.read(f"previews/{name}") == preview
+
+
+def test_the_data_is_what_the_rows_say(ready: tuple[Order, list[tuple[bytes, bytes]]]) -> None:
+    order = Order.objects.get()
+    before = timezone.now().replace(microsecond=0)
+    data = data_of(exported(order))
+
+    assert list(data) == [
+        *("format", "made_at", "order", "deletion", "consent", "selfies", "styles", "shots", "keys"),
+        *("stored_objects", "payments", "audit"),
+    ]
+    assert (data["format"], data["keys"], data["payments"]) == (
+        "headshots-export/1",
+        ["selfies", "results"],
+        [],
+    )
+    assert datetime.fromisoformat(data["made_at"]) >= before
+    assert set(data["order"]) == ORDER_FIELDS
+    assert data["order"] == {
+        **data["order"],
+        "id": str(order.pk),
+        "receipt_id": order.receipt_id,
+        "state": "ready",
+        "engine": "preview",
+        "tier": "free",
+        "headshots": 3,
+        "long_edge": 1152,
+        "is_watermarked": True,
+        "price_cents": 0,
+        "created_at": iso(order.created_at),
+        "finished_at": iso(order.finished_at),
+        "expires_at": iso(order.expires_at),
+        "not_after": iso(order.not_after),
+        "selfie_shredded_at": None,
+    }
+    assert order.finished_at is not None
+    assert data["deletion"] == {
+        "selfie_key_destroyed_by": iso(order.finished_at + SELFIE_KEY_GRACE),
+        "purge_begins_at": iso(order.expires_at),
+        "unreadable_in_all_copies_by": iso(order.not_after),
+    }
+    agreed = order.consent
+    assert data["consent"] == {
+        "text_version": consent.VERSION,
+        "text_sha256": consent.TEXT_SHA256,
+        "is_adult": True,
+        "given_at": iso(agreed.given_at),
+        "text": consent.TEXT,
+    }
+    (selfie,) = order.selfies.all()
+    assert data["selfies"] == [{"index": 0, "received_at": iso(selfie.received_at), "file": "selfie.jpg"}]
+
+
+def test_styles_come_with_their_words_and_numbers_and_shots_with_their_seeds(
+    ready: tuple[Order, list[tuple[bytes, bytes]]],
+) -> None:
+    order = Order.objects.get()
+    data = data_of(exported(order))
+
+    (version,) = StyleVersion.objects.filter(shots__order=order).distinct()
+    assert data["styles"] == [
+        {
+            "slug": "corporate",
+            "name": version.style.name,
+            "number": 1,
+            **{name: getattr(version, name) for name in PRESET_FIELDS},
+            "created_at": iso(version.created_at),
+        }
+    ]
+    assert data["shots"] == [
+        {
+            "index": shot.index,
+            "state": "done",
+            "seed": shot.seed,
+            "attempts": 1,
+            "error_code": "",
+            "width": 896,
+            "height": 1152,
+            "render_seconds": 1.5,
+            "not_before": iso(shot.not_before),
+            "lease_until": iso(shot.lease_until),
+            "lease_token": 1,
+            "finished_at": iso(shot.finished_at),
+            "style": "corporate",
+            "style_number": 1,
+            "planned_seeds": list(orders.seeds_of(order, shot.style_version_id, shot.index)),
+            "files": [
+                f"{folder}/headshot-{shot.index:02d}-corporate.jpg" for folder in ("headshots", "previews")
+            ],
+        }
+        for shot in Shot.objects.filter(order=order)
+    ]
+    assert data["stored_objects"] == [
+        {
+            "id": str(stored.pk),
+            "kind": Kind(stored.kind).name.lower(),
+            "index": stored.index,
+            "generation": 1,
+            "state": "stored",
+            "size_bytes": stored.size_bytes,
+            "sha256": stored.sha256,
+            "created_at": iso(stored.created_at),
+        }
+        for stored in StoredObject.objects.order_by("kind", "index")
+    ]
+    assert len(data["stored_objects"]) == 7
+
+
+def test_money_and_the_log_come_with_it_and_staff_stay_nameless(place: Callable[..., Placed]) -> None:
+    order = place(tier_slug="premium", style_slugs=("tech",)).order
+    orders.accept(order, timezone.now())
+    order.refresh_from_db()
+    payments.confirm_test_payment(order, timezone.now())
+    Shot.objects.update(state=ShotState.FAILED, error_code="gate")
+    Order.objects.update(state=OrderState.RENDERING)
+    orders.finish(order.pk, timezone.now())
+    audit.record(
+        "order.looked", actor="alice.smith", reference=order.receipt_id, now=timezone.now(), shots=50
+    )
+    audit.record("order.looked", actor="alice.smith", reference="another", now=timezone.now())
+
+    archive = exported(order)
+
+    data, payment = data_of(archive), order.payment
+    assert data["payments"] == [
+        {
+            "provider": "test",
+            "reference": payment.reference,
+            "amount_cents": 1900,
+            "currency": "usd",
+            "state": "paid",
+            "created_at": iso(payment.created_at),
+            "paid_at": iso(payment.paid_at),
+            "refunds": [
+                {
+                    "sequence": 1,
+                    "amount_cents": 1900,
+                    "reason": "not delivered",
+                    "created_at": iso(Refund.objects.get().created_at),
+                }
+            ],
+        }
+    ]
+    assert [(entry["event"], entry["actor"], entry["detail"]) for entry in data["audit"]] == [
+        ("order.placed", "customer", {"tier": "premium"}),
+        ("payment.paid", "test", {"cents": 1900}),
+        ("payment.refunded", "service", {"cents": 1900}),
+        ("order.looked", "staff", {"shots": 50}),
+    ]
+    assert b"alice" not in archive.read("data.json")
+
+
+def test_no_secret_and_nothing_of_another_order_leaves(
+    ready: tuple[Order, list[tuple[bytes, bytes]]], place: Callable[..., Placed]
+) -> None:
+    order, other = Order.objects.get(), place().order
+    keys = [bytes(key.wrapped) for key in OrderKey.objects.all()]
+    secrets = [order.token_sha256, bytes(order.seed_root or b"").hex(), "machine-07", "worker"]
+    secrets += [key.hex() for key in keys]
+    strangers = [str(other.pk), other.receipt_id, *(str(shot.seed) for shot in other.shots.all())]
+
+    text = b"".join(export.stream(order, timezone.now()))
+
+    for secret in (*secrets, *strangers):
+        assert secret is not None
+        assert secret.encode() not in text
+    for raw in (*keys, bytes(order.seed_root or b"")):
+        assert raw not in text
+
+
+# --- what may be left out ---------------------------------------------------------------------------------
+
+
+def of_an_order() -> Iterator[type[Model]]:
+    """The order's model and every model that points to it, however far away; receipts exist after its end."""
+    found: list[type[Model]] = [Order]
+    for model in found:
+        found += [
+            relation.related_model
+            for relation in model._meta.related_objects
+            if relation.related_model not in (*found, Receipt)
+        ]
+    return iter([*found, StyleVersion, AuditEntry])
+
+
+def test_every_column_is_given_out_or_kept_back_for_a_reason() -> None:
+    models = set(of_an_order())
+
+    assert models == set(export.GIVEN) == set(export.KEPT_BACK)
+    for model in models:
+        columns = sorted(field.name for field in model._meta.concrete_fields)
+        assert sorted([*export.GIVEN[model], *export.KEPT_BACK[model]]) == columns, model.__name__
+        assert all(export.KEPT_BACK[model].values())
+
+
+# --- when -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", LIVE_STATES)
+def test_the_export_works_in_every_living_state(placed: Placed, state: OrderState) -> None:
+    Order.objects.update(state=state, refusal_code="no_face" if state == OrderState.REFUSED else "")
+
+    archive = exported(placed.order)
+
+    assert archive.namelist() == ["data.json", "selfie.jpg"]
+    data = data_of(archive)
+    assert data["order"]["state"] == state
+    assert [shot["files"] for shot in data["shots"]] == [[], [], []]
+    assert data["deletion"]["selfie_key_destroyed_by"] == iso(placed.order.expires_at)
+
+
+def test_a_refused_photo_is_erased_and_the_export_says_so(placed: Placed) -> None:
+    orders.refuse(placed.order, "no_face", timezone.now())
+
+    archive = exported(placed.order)
+
+    data = data_of(archive)
+    assert archive.namelist() == ["data.json"]
+    assert (data["order"]["refusal_code"], data["keys"]) == ("no_face", [])
+    assert data["selfies"][0]["file"] is None
+    assert [stored["state"] for stored in data["stored_objects"]] == ["deleted"]
+    assert data["deletion"]["selfie_key_destroyed_by"] == data["order"]["selfie_shredded_at"]
+
+
+def test_the_selfie_is_given_until_its_key_is_destroyed(
+    ready: tuple[Order, list[tuple[bytes, bytes]]],
+) -> None:
+    Order.objects.update(finished_at=timezone.now() - SELFIE_KEY_GRACE)
+    purge.run(timezone.now())
+
+    archive = exported(ready[0])
+
+    data = data_of(archive)
+    assert "selfie.jpg" not in archive.namelist()
+    assert len(archive.namelist()) == 1 + 6
+    assert data["keys"] == ["results"]
+    assert data["selfies"][0]["file"] is None
+
+
+def test_a_selfie_key_destroyed_while_the_export_begins_leaves_the_selfie_out(
+    ready: tuple[Order, list[tuple[bytes, bytes]]],
+) -> None:
+    Order.objects.update(finished_at=timezone.now() - SELFIE_KEY_GRACE)
+    seen_before = Order.objects.get()
+    purge.run(timezone.now())
+    StoredObject.objects.filter(kind=Kind.SELFIE).update(state=StoredObject.State.STORED)
+
+    archive = zipfile.ZipFile(io.BytesIO(b"".join(export.stream(seen_before, timezone.now()))))
+
+    assert "selfie.jpg" not in archive.namelist()
+    assert data_of(archive)["selfies"][0]["file"] is None
+
+
+def test_some_pictures_are_given_while_others_are_still_made(placed: Placed) -> None:
+    orders.accept(placed.order, timezone.now())
+    deliver(placed.order, 1)
+
+    archive = exported(placed.order)
+
+    name = "headshot-01-corporate.jpg"
+    assert archive.namelist() == ["data.json", "selfie.jpg", f"headshots/{name}", f"previews/{name}"]
+    assert [shot["state"] for shot in data_of(archive)["shots"]] == ["done", "pending", "pending"]
+
+
+def test_an_old_consent_keeps_its_fingerprint_and_is_given_no_other_text(
+    ready: tuple[Order, list[tuple[bytes, bytes]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consent, "TEXT_SHA256", "0" * 64)
+
+    agreed = data_of(exported(ready[0]))["consent"]
+
+    assert agreed["text"] is None
+    assert agreed["text_version"] == consent.VERSION
+
+
+def test_a_deleted_order_gives_nothing_before_the_first_byte(
+    ready: tuple[Order, list[tuple[bytes, bytes]]],
+) -> None:
+    seen_before = Order.objects.get()
+    purge.request(ready[0], actor="customer", now=timezone.now())
+
+    with pytest.raises(NotFound):
+        export.stream(seen_before, timezone.now())
+
+
+def test_an_expired_order_gives_nothing_before_the_first_byte(
+    ready: tuple[Order, list[tuple[bytes, bytes]]],
+) -> None:
+    order = Order.objects.get()
+
+    with pytest.raises(NotFound):
+        export.stream(order, order.expires_at + timedelta(seconds=1))
+
+
+def test_an_order_that_ends_while_it_is_sent_breaks_the_zip_off(
+    ready: tuple[Order, list[tuple[bytes, bytes]]],
+) -> None:
+    pieces = export.stream(Order.objects.get(), timezone.now())
+    begun = next(pieces) + next(pieces)
+    purge.request(ready[0], actor="customer", now=timezone.now())
+
+    with pytest.raises(NotFound):
+        begun += b"".join(pieces)
+    assert not zipfile.is_zipfile(io.BytesIO(begun))
+
+
+# --- how --------------------------------------------------------------------------------------------------
+
+
+def test_one_picture_is_in_memory_at_a_time(placed: Placed) -> None:
+    size = 4 * 1024 * 1024
+    order = Order.objects.get()
+    stored = [objects.intend(order, Kind.HEADSHOT, index, timezone.now()) for index in (1, 2, 3)]
+    for each in stored:
+        objects.put(each, bytes(size), timezone.now())
+        objects.mark_stored(each)
+    for shot, each in zip(Shot.objects.filter(order=order), stored, strict=True):
+        Shot.objects.filter(pk=shot.pk).update(state=ShotState.DONE, headshot=each)
+    tracemalloc.start()
+    try:
+        total = sum(len(piece) for piece in export.stream(order, timezone.now()))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert total > 3 * size
+    assert peak < 6 * size  # one picture: sealed, opened, copied into the archive, taken out of it
+
+
+def test_the_export_writes_no_file_and_no_row(
+    ready: tuple[Order, list[tuple[bytes, bytes]]], settings: Settings
+) -> None:
+    def files() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in settings.DATA.rglob("*") if path.is_file()}
+
+    files_before, entries = files(), AuditEntry.objects.count()
+    exported(ready[0])
+
+    assert files() == files_before
+    assert AuditEntry.objects.count() == entries

@@ -1,0 +1,464 @@
+"""The inspection: every kind of violation is planted, found and, where that is possible, repaired."""
+
+import json
+import tracemalloc
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.db.models import F
+from django.test import Client
+from django.utils import timezone
+
+from headshots.models import (
+    AuditEntry,
+    Heartbeat,
+    Inspection,
+    Order,
+    OrderKey,
+    Receipt,
+    Shot,
+    StoredObject,
+)
+from headshots.services import (
+    audit,
+    incarnation,
+    maintenance,
+    objects,
+    orders,
+    purge,
+    shots,
+    tombstones,
+    verification,
+    verification_store,
+)
+from headshots.services.orders import Placed
+from headshots.services.verification_types import CHECKS
+from headshots.states import OrderState
+from headshots.vault.envelope import Kind
+from headshots.vault.keys import epoch_of
+
+pytestmark = pytest.mark.django_db
+
+PICTURE = b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(100)
+
+
+def found(now: datetime, *, is_fixing: bool = False) -> dict[str, int]:
+    """The counts of one full look, by code; every check could look."""
+    report = verification.inspect(now, is_fixing=is_fixing, is_full=True)
+    assert report.blind == ()
+    return {finding.code: finding.count for finding in report.findings}
+
+
+@pytest.fixture
+def healthy(placed: Placed, now: datetime) -> Order:
+    """A living order whose photo is stored, in a house whose purge has just made its round."""
+    purge.run(now)
+    assert found(now) == {}
+    return placed.order
+
+
+def plant(name: str, data: bytes = b"HSE1 whose is this") -> str:
+    objects.blobs().put(name, data)
+    return name
+
+
+def test_a_healthy_system_has_no_violation(healthy: Order, now: datetime) -> None:
+    report = verification.inspect(now)
+
+    assert report.is_clean
+    assert (report.objects_seen, report.orders_seen) == (1, 1)
+    assert "nothing wrong" in str(report)
+
+
+def test_the_whole_life_of_an_order_has_no_violation(
+    placed: Placed, render_all: Callable[[], None], purge_all: Callable[[], None], now: datetime
+) -> None:
+    purge.run(now)
+    for step in (
+        render_all,
+        lambda: purge.request(placed.order, actor="customer", now=timezone.now()),
+        purge_all,
+    ):
+        assert found(timezone.now()) == {}
+        step()
+
+    assert found(timezone.now()) == {}
+    assert Order.objects.get().state == OrderState.PURGED
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_1_objects_of_purged_and_unknown_orders(
+    healthy: Order, purge_all: Callable[[], None], is_known: bool, now: datetime
+) -> None:
+    owner = healthy.pk if is_known else uuid.uuid4()
+    purge.request(healthy, actor="customer", now=now)
+    purge_all()
+    name = plant(f"o/{owner.hex}/{uuid.uuid4().hex}")
+    later = timezone.now()
+
+    assert found(later) == {"object_of_ended_order": 1}
+    assert found(later, is_fixing=True) == {}
+    assert name not in objects.blobs().list("o/")
+
+
+def test_1_a_photo_whose_key_was_destroyed(healthy: Order, now: datetime) -> None:
+    StoredObject.objects.update(state=StoredObject.State.DELETED)
+
+    assert found(now) == {"object_of_ended_order": 1}
+    assert found(now, is_fixing=True) == {}
+    assert purge.objects_left() == 0
+
+
+def test_2_objects_without_a_row(healthy: Order, now: datetime) -> None:
+    name = plant(f"o/{healthy.pk.hex}/{uuid.uuid4().hex}")
+
+    assert found(now) == {"object_without_row": 1}
+    assert found(now, is_fixing=True) == {}
+    assert name not in objects.blobs().list("o/")
+    assert purge.objects_left() == 1  # the photo
+
+
+def test_2_an_object_under_another_orders_name(
+    place: Callable[..., Placed], healthy: Order, now: datetime
+) -> None:
+    other = place().order
+    stored = StoredObject.objects.get(order=healthy)
+    sealed = objects.blobs().get(objects.name_of(stored).blob_name)
+    objects.blobs().delete(objects.name_of(stored).blob_name)
+    plant(f"o/{other.pk.hex}/{stored.pk.hex}", sealed)
+
+    assert found(now)["object_without_row"] == 1
+
+
+def test_3_rows_without_their_object(healthy: Order, now: datetime) -> None:
+    stored = StoredObject.objects.get()
+    objects.blobs().delete(objects.name_of(stored).blob_name)
+
+    assert found(now) == {"row_without_object": 1}
+    assert found(now, is_fixing=True) == {"row_without_object": 1}  # what is lost cannot be made up
+
+
+@pytest.mark.parametrize("content", [PICTURE, b"HSE1\x01\x01\x00\x07", b"HSE1\x01\x10\x00\x00", b""])
+def test_4_objects_that_are_not_sealed(healthy: Order, now: datetime, content: bytes) -> None:
+    """A picture in clear, a reserved byte that is set, another kind than the row's, nothing at all."""
+    name = objects.name_of(StoredObject.objects.get()).blob_name
+    objects.blobs().delete(name)
+    plant(name, content)
+
+    assert found(now) == {"object_not_sealed": 1}
+    assert found(now, is_fixing=True) == {}
+    assert purge.objects_left() == 0
+
+
+def test_4_old_objects_are_read_in_a_sample(healthy: Order, now: datetime) -> None:
+    name = objects.name_of(StoredObject.objects.get()).blob_name
+    objects.blobs().delete(name)
+    plant(name, PICTURE)
+    StoredObject.objects.update(created_at=now - timedelta(hours=3))
+
+    report = verification.inspect(now)
+
+    assert [finding.code for finding in report.findings] == ["object_not_sealed"]
+
+
+def test_5_objects_older_than_a_day(healthy: Order, now: datetime) -> None:
+    StoredObject.objects.update(created_at=now - timedelta(hours=24))
+
+    assert found(now) == {"object_older_than_a_day": 1}
+    assert found(now, is_fixing=True) == {}
+    assert purge.objects_left() == 0
+    assert Order.objects.get().state == OrderState.PURGING
+
+
+def test_6_and_7_what_a_bucket_keeps_out_of_sight(
+    healthy: Order, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects.blobs(), "hidden", lambda prefix: (3, 2))
+
+    assert found(now) == {"hidden_version": 3, "unfinished_upload": 2}
+
+
+def test_8_keys_past_their_end(healthy: Order, now: datetime) -> None:
+    Order.objects.update(
+        created_at=F("created_at") - timedelta(hours=26),
+        expires_at=F("expires_at") - timedelta(hours=26),
+        not_after=F("not_after") - timedelta(hours=26),
+    )
+
+    assert found(now)["key_past_its_end"] == 2
+    assert found(now, is_fixing=True) == {}
+    assert not OrderKey.objects.exists()
+
+
+def test_9_epoch_keys_past_their_end(healthy: Order) -> None:
+    after = healthy.not_after
+    Order.objects.update(state=OrderState.PURGING, purge_not_before=after, absent_at=after)
+    OrderKey.objects.all().delete()
+    Heartbeat.objects.update(at=after)
+    AuditEntry.objects.update(at=after)
+
+    codes = found(after)
+
+    assert codes["epoch_key_past_its_end"] == 1
+    assert "epoch_key_past_its_end" not in found(after, is_fixing=True)
+    assert objects.epochs().epochs() == []
+
+
+def test_9_a_living_order_whose_hour_has_no_key(healthy: Order, now: datetime) -> None:
+    objects.epochs().destroy(epoch_of(healthy.created_at))
+
+    assert found(now) == {"epoch_key_missing": 1}
+
+
+def test_10_and_15_receipts_that_are_missing_or_were_altered(
+    healthy: Order, purge_all: Callable[[], None], now: datetime
+) -> None:
+    purge.request(healthy, actor="customer", now=now)
+    purge_all()
+    later = timezone.now()
+    text = Receipt.objects.get().text
+
+    Receipt.objects.update(text=text.replace("selfies=1", "selfies=0"))
+    assert found(later) == {"receipt_unsigned": 1}
+    Receipt.objects.all().delete()
+    assert found(later) == {"receipt_missing": 1}
+
+
+def test_10_a_receipt_without_its_deletion(healthy: Order, now: datetime) -> None:
+    Receipt.objects.create(id=healthy.receipt_id, order=healthy, text="gone, believe us", issued_at=now)
+
+    assert found(now) == {"receipt_early": 1, "receipt_unsigned": 1}
+
+
+def test_11_an_altered_log(healthy: Order, now: datetime) -> None:
+    AuditEntry.objects.filter(seq=1).update(reference="nobody")
+
+    assert found(now) == {"audit_broken": 1}
+
+
+def test_11_a_log_that_is_behind_its_checkpoint_closes_the_service(healthy: Order, now: datetime) -> None:
+    audit.checkpoint(now)
+    connection.cursor().execute(
+        "DELETE FROM headshots_auditentry WHERE seq = (SELECT max(seq) FROM headshots_auditentry)"
+    )
+
+    assert found(now) == {"audit_behind": 1}
+    assert incarnation.is_restored()
+
+
+def test_12_remains_of_broken_writes(healthy: Order, data: Path, now: datetime) -> None:
+    part = data / "blobs" / "o" / healthy.pk.hex / f"{uuid.uuid4().hex}.{'a' * 16}.part"
+    part.write_bytes(b"HSE1 half")
+    key_part = data / "keys" / "root.keys.aaaa.part"
+    key_part.write_bytes(b"half")
+    later = now + timedelta(minutes=16)
+    Heartbeat.objects.update(at=later)
+
+    assert found(later)["unfinished_file"] == 2
+    assert "unfinished_file" not in found(later, is_fixing=True)
+    assert not part.exists()
+    assert not key_part.exists()
+
+
+def test_12_a_write_under_way_is_left_alone(healthy: Order, data: Path, now: datetime) -> None:
+    intended = objects.intend(healthy, Kind.HEADSHOT, 1, now)
+    part = data / "blobs" / "o" / healthy.pk.hex / f"{intended.pk.hex}.{'a' * 16}.part"
+    part.write_bytes(b"HSE1 half")
+
+    assert found(now, is_fixing=True) == {}
+    assert part.exists()
+
+
+def test_13_leases_past_due(healthy: Order, now: datetime) -> None:
+    orders.accept(healthy, now)
+    shots.claim("worker", 2, now)
+    Shot.objects.filter(state="leased").update(lease_until=now - timedelta(minutes=6))
+
+    assert found(now) == {"lease_past_due": 2}
+    assert found(now, is_fixing=True) == {}
+    assert set(Shot.objects.values_list("state", flat=True)) == {"pending"}
+
+
+def test_14_photos_nobody_looked_at(healthy: Order, now: datetime) -> None:
+    Order.objects.update(created_at=now - timedelta(minutes=11))
+
+    assert found(now) == {"order_nobody_looked_at": 1}
+
+
+def test_16_a_tombstone_of_a_living_order_closes_the_service(healthy: Order, now: datetime) -> None:
+    tombstones.write(healthy, now)
+
+    assert found(now) == {"tombstone_of_living_order": 1}
+    assert incarnation.is_restored()
+
+
+def test_17_a_purge_that_is_silent(healthy: Order, now: datetime) -> None:
+    Heartbeat.objects.filter(name=purge.HEARTBEAT).update(at=now - timedelta(minutes=11))
+
+    assert found(now) == {"purge_silent": 1}
+    assert found(now, is_fixing=True) == {}
+
+
+def test_18_a_deletion_that_is_late(healthy: Order) -> None:
+    late = healthy.expires_at + timedelta(minutes=11)
+    Heartbeat.objects.update(at=late)
+
+    assert found(late)["deletion_late"] == 1
+    assert "deletion_late" not in found(late, is_fixing=True)
+    assert purge.objects_left() == 0
+
+
+def test_every_finding_has_its_check() -> None:
+    assert set(CHECKS.values()) == set(range(1, 19))
+    assert set(audit.FINDINGS) <= set(CHECKS)
+
+
+def test_many_findings_of_a_kind_are_one_with_a_count_and_five_examples(
+    healthy: Order, now: datetime
+) -> None:
+    for _ in range(7):
+        plant(f"o/{healthy.pk.hex}/{uuid.uuid4().hex}")
+
+    (finding,) = verification.inspect(now).findings
+
+    assert finding.count == 7
+    assert len(finding.examples) == 5
+
+
+def test_a_check_that_cannot_look_says_so_and_the_others_go_on(
+    healthy: Order, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(prefix: str) -> object:
+        raise OSError("store is away")
+
+    objects.epochs().destroy(epoch_of(healthy.created_at))
+    monkeypatch.setattr(objects.blobs(), "list", away)
+
+    report = verification.inspect(now)
+
+    assert report.blind == ("store", "tombstones")
+    assert [finding.code for finding in report.findings] == ["epoch_key_missing"]
+
+
+# --- the command and its record ---------------------------------------------------------------------------
+
+
+def test_the_command_ends_with_0_1_or_2(
+    healthy: Order, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_command("purge", "--verify", "--json")
+    said = json.loads(capsys.readouterr().out)
+    assert (said["is_clean"], said["objects_seen"]) == (True, 1)
+
+    plant(f"o/{healthy.pk.hex}/{uuid.uuid4().hex}")
+    with pytest.raises(CommandError) as violated:
+        call_command("purge", "--verify")
+    assert violated.value.returncode == 1
+    assert "1 x object_without_row" in capsys.readouterr().out
+
+    call_command("purge", "--verify", "--fix")
+    assert "nothing wrong" in capsys.readouterr().out
+
+    monkeypatch.setattr(verification_store, "_list_into", lambda *_: 1 / 0)
+    with pytest.raises(CommandError) as blind:
+        call_command("purge", "--verify")
+    assert blind.value.returncode == 2
+
+
+def test_looking_changes_nothing(healthy: Order, now: datetime) -> None:
+    plant(f"o/{healthy.pk.hex}/{uuid.uuid4().hex}")
+    Heartbeat.objects.update(at=now - timedelta(hours=1))
+    before = sorted(objects.blobs().list("")), list(Heartbeat.objects.values()), list(Order.objects.values())
+
+    verification.inspect(now)
+
+    assert before == (
+        sorted(objects.blobs().list("")),
+        list(Heartbeat.objects.values()),
+        list(Order.objects.values()),
+    )
+
+
+def test_every_caller_of_the_purge_inspects_each_quarter_of_an_hour(healthy: Order, now: datetime) -> None:
+    maintenance.run_pass(now)
+    maintenance.run_pass(now + timedelta(minutes=14))
+    assert Inspection.objects.get().at == now
+
+    maintenance.run_pass(now + timedelta(minutes=15))
+
+    assert Inspection.objects.get().at == now + timedelta(minutes=15)
+
+
+def test_the_public_page_shows_what_the_last_look_found(
+    client: Client, healthy: Order, now: datetime
+) -> None:
+    assert "It has not looked yet." in client.get("/privacy").content.decode()
+
+    verification.record(verification.inspect(now))
+    clean = " ".join(client.get("/privacy").content.decode().split())
+    plant(f"o/{healthy.pk.hex}/{uuid.uuid4().hex}")
+    verification.record(verification.inspect(now))
+    dirty = " ".join(client.get("/privacy").content.decode().split())
+
+    assert "at 1 stored object and 1 order, and found nothing that should not be there." in clean
+    assert "and found 1 × object_without_row." in dirty
+    assert healthy.pk.hex not in dirty
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_objects_are_compared_in_bounded_memory(
+    healthy: Order, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names and rows are real, the listing is made up: what is measured is the comparison."""
+    count = 100_000
+    stored = StoredObject.objects.get()
+    ids = [uuid.uuid4() for _ in range(count)]
+    for start in range(0, count, 1000):
+        StoredObject.objects.bulk_create(
+            StoredObject(
+                id=object_id,
+                order=healthy,
+                kind=Kind.HEADSHOT,
+                index=1,
+                generation=1,
+                state=StoredObject.State.STORED,
+                sha256="0" * 64,
+                created_at=now - timedelta(hours=1),
+            )
+            for object_id in ids[start : start + 1000]
+        )
+    missing = ids.pop()
+    head = objects.blobs().get(objects.name_of(stored).blob_name)
+    real_get = objects.blobs().get
+
+    def get(name: str) -> bytes:
+        object_id = uuid.UUID(hex=name.rpartition("/")[2])
+        if object_id == missing:
+            return real_get(name)
+        return head if object_id == stored.pk else b"HSE1\x01\x10\x00\x00"
+
+    monkeypatch.setattr(objects.blobs(), "get", get)
+    monkeypatch.setattr(
+        objects.blobs(),
+        "list",
+        lambda prefix: (
+            f"o/{healthy.pk.hex}/{object_id.hex}"
+            for object_id in ([stored.pk, *ids] if prefix == "o/" else [])
+        ),
+    )
+    tracemalloc.start()
+    try:
+        report = verification.inspect(now)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert report.objects_seen == count
+    assert [(finding.code, finding.count) for finding in report.findings] == [("row_without_object", 1)]
+    assert peak_bytes < 8 * 2**20
+    print(f"{count} objects: {report.seconds:.1f} s, peak {peak_bytes / 2**20:.1f} MiB")  # noqa: T201
