@@ -32,7 +32,8 @@ class Engine(Protocol):
         """Render what `source` gives until it gives nothing more; every request ends in one `sink` call.
 
         The exception: a request whose `cancelled(shot_id)` turned true may end without a result.
-        Errors of one shot become FailedShot; what rises from here concerns the whole engine.
+        Errors of one shot become FailedShot; what rises from here concerns the whole engine, or is an error
+        of `source`, `sink` or `cancelled`. No call of `sink` is left open when it returns or raises.
         """
 
 

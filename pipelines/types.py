@@ -79,6 +79,8 @@ class ShotRequest:
     preset: StylePreset
     seeds: tuple[int, ...]
     output: OutputSpec
+    further_portraits: tuple[Pixels, ...] = ()
+    """Up to three more photos of the same person; an engine that knows faces averages over all."""
     start: StartingPicture | None = None
 
 
@@ -118,7 +120,8 @@ Source: TypeAlias = Callable[[int], Sequence[ShotRequest]]
 """Called with the number of free slots; an empty answer with nothing in flight ends the run."""
 
 Sink: TypeAlias = Callable[[FinishedShot | FailedShot], None]
-"""Takes each result as soon as it exists."""
+"""Takes each result as soon as it exists. Must be thread-safe: an engine may call it from several threads at
+once, and goes on rendering meanwhile. What it raises ends the run."""
 
 Cancelled: TypeAlias = Callable[[str], bool]
 """Whether the shot of this id is no longer wanted; asked between steps."""

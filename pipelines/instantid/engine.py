@@ -1,8 +1,8 @@
 """The engine's loop: shots come aboard whenever there is room, and leave as pictures.
 
 One step of the loop is one denoising step of every shot in flight, whatever order, style or step each is at.
-What a finished shot still needs of the GPU (VAE, judge, upscaler) is done at once; what it needs of the CPU
-(marks, JPEG) is done in threads while the next steps run.
+What a finished shot still needs of the GPU (VAE, judge, upscaler) is done at once; the rest (marks,
+JPEG, and whatever the sink does with them) is done in threads while the next steps run.
 """
 
 import logging
@@ -18,7 +18,7 @@ import torch
 
 from pipelines.errors import Final, Retryable
 from pipelines.failures import failed_shot
-from pipelines.finish import Finished, finish
+from pipelines.finish import finish
 from pipelines.instantid.denoise import denoise_step
 from pipelines.instantid.loading import Parts
 from pipelines.instantid.quality import assess_headshot
@@ -38,7 +38,8 @@ from pipelines.types import (
     Source,
 )
 
-FINISHERS: Constant = 2  # threads; a 4K picture takes one about 0.3 s
+# Threads. A 4K picture takes one about 0.3 s of a core, and as long again for a store across a network.
+FINISHERS: Constant = 4
 MAX_IDLE_PEOPLE: Constant = 2  # kept though none of their shots is in flight: the next may be theirs
 RANDOM_WEIGHTS_MARK: Constant = "RANDOM WEIGHTS"
 
@@ -63,12 +64,13 @@ class _Flight:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Landed:
-    """A picture that passed the gate, while threads finish it."""
+    """A picture that passed the gate: as rendered, and at its size, before marks and JPEG."""
 
     flight: _Flight
     report: QualityReport
     native: Pixels
-    finished: "Future[Finished]"
+    picture: Pixels
+    marks: tuple[str, ...]
 
 
 class InstantIdEngine:
@@ -91,28 +93,31 @@ class InstantIdEngine:
     def run(self, source: Source, sink: Sink, cancelled: Cancelled) -> None:
         """See `Engine.run`. Nothing derived from a portrait outlives this call."""
         flights: list[_Flight] = []
-        landed: deque[_Landed] = deque()
         people: dict[str, Person] = {}
+        deliveries: deque[Future[None]] = deque()
         with ThreadPoolExecutor(FINISHERS, thread_name_prefix="finish") as finishers:
             while True:
                 flights = [flight for flight in flights if not cancelled(flight.request.shot_id)]
                 if len(flights) < self._slots:
                     flights += self._boarded(source(self._slots - len(flights)), people, sink)
                 _forget_idle(people, flights)
-                if not flights and not landed:
+                if flights:
+                    flights, arrived = self._stepped(flights, sink)
+                    for flight in arrived:
+                        match self._arrival(flight):
+                            case _Flight() as again:
+                                flights.append(again)
+                            case _Landed() as landed:
+                                deliveries.append(finishers.submit(_deliver, landed, sink))
+                            case FailedShot() as failed:
+                                sink(failed)
+                elif deliveries:
+                    deliveries.popleft().result()  # new work may have come while this was waited for
+                else:
                     return
-                flights, arrived = self._stepped(flights, sink)
-                for flight in arrived:
-                    match self._arrival(flight, finishers):
-                        case _Flight() as again:
-                            flights.append(again)
-                        case _Landed() as ready:
-                            landed.append(ready)
-                        case FailedShot() as failed:
-                            sink(failed)
-                # Bounded: the oldest is waited for once there are as many as slots, or nothing else to do.
-                while landed and (landed[0].finished.done() or len(landed) >= self._slots or not flights):
-                    sink(_result(landed.popleft()))
+                # A whole batch may arrive in one step; no more of them than that lie in memory.
+                while deliveries and (deliveries[0].done() or len(deliveries) > self._slots):
+                    deliveries.popleft().result()
 
     def _boarded(
         self, requests: Sequence[ShotRequest], people: dict[str, Person], sink: Sink
@@ -121,7 +126,9 @@ class InstantIdEngine:
         for request in requests:
             try:
                 if request.identity not in people:
-                    people[request.identity] = make_person(self.parts, request.portrait)
+                    people[request.identity] = make_person(
+                        self.parts, request.portrait, request.further_portraits
+                    )
                 boarded.append(self._flight(request, people[request.identity], 0, time.perf_counter()))
             except Exception as error:  # of this shot alone
                 sink(failed_shot(request.shot_id, error))
@@ -165,7 +172,7 @@ class InstantIdEngine:
         under_way = [flight for flight in moved if not flight.sample.is_done]
         return under_way, [flight for flight in moved if flight.sample.is_done]
 
-    def _arrival(self, flight: _Flight, finishers: ThreadPoolExecutor) -> "_Flight | _Landed | FailedShot":
+    def _arrival(self, flight: _Flight) -> "_Flight | _Landed | FailedShot":
         """What comes after the last step: finishing, the next seed, or the end."""
         try:
             try:
@@ -177,7 +184,7 @@ class InstantIdEngine:
             except Final as error:  # NaN: another seed may do better
                 report, code = QualityReport(measures={}, problems=(error.code,)), error.code
             if not report.problems:
-                return self._landed(flight, native, report, finishers)
+                return self._landed(flight, native, report)
             _log.info("shot %s: %s", flight.request.shot_id, ", ".join(report.problems))
             if flight.attempt + 1 < len(flight.request.seeds):
                 return self._flight(flight.request, flight.person, flight.attempt + 1, flight.started)
@@ -195,16 +202,16 @@ class InstantIdEngine:
             thresholds=self.parts.thresholds,
         )
 
-    def _landed(
-        self, flight: _Flight, native: Pixels, report: QualityReport, finishers: ThreadPoolExecutor
-    ) -> _Landed:
+    def _landed(self, flight: _Flight, native: Pixels, report: QualityReport) -> "_Landed":
         output = flight.request.output
-        large = native
-        if output.long_edge > HEIGHT:
-            large = self.parts.upscaler.enlarge(native, output.long_edge)
-        marks = (RANDOM_WEIGHTS_MARK,) if self.parts.is_random else ()
-        finished = finishers.submit(finish, large, output=output, marks=marks)
-        return _Landed(flight=flight, report=report, native=native, finished=finished)
+        is_enlarged = output.long_edge > HEIGHT
+        return _Landed(
+            flight=flight,
+            report=report,
+            native=native,
+            picture=self.parts.upscaler.enlarge(native, output.long_edge) if is_enlarged else native,
+            marks=(RANDOM_WEIGHTS_MARK,) if self.parts.is_random else (),
+        )
 
 
 def decode(vae: Any, latents: torch.Tensor) -> Pixels:
@@ -217,10 +224,15 @@ def decode(vae: Any, latents: torch.Tensor) -> Pixels:
         return pixels
 
 
+def _deliver(landed: _Landed, sink: Sink) -> None:
+    """What is left for a thread; an error of the sink itself rises from the run."""
+    sink(_result(landed))
+
+
 def _result(landed: _Landed) -> FinishedShot | FailedShot:
-    flight = landed.flight
+    flight, output = landed.flight, landed.flight.request.output
     try:
-        done = landed.finished.result()
+        done = finish(landed.picture, output=output, marks=landed.marks)
     except Exception as error:  # of this shot alone
         return failed_shot(flight.request.shot_id, error)
     return FinishedShot(
@@ -232,7 +244,7 @@ def _result(landed: _Landed) -> FinishedShot | FailedShot:
         height=done.height,
         report=landed.report,
         seconds=time.perf_counter() - flight.started,
-        native=landed.native if flight.request.output.keeps_native else None,
+        native=landed.native if output.keeps_native else None,
     )
 
 

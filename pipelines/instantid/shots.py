@@ -1,6 +1,7 @@
 """From a request to a shot in flight: the person, the prompts, and what a seed decides."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from typing import Final as Constant
@@ -18,7 +19,7 @@ from pipelines.instantid.conditioning import (
     encode_keypoints,
     encode_prompt,
 )
-from pipelines.instantid.faces import IdentityFace, find_faces, the_one_face
+from pipelines.instantid.faces import IdentityFace, find_faces, mean_embedding, the_one_face
 from pipelines.instantid.guidance import Guidance, negative_embedding
 from pipelines.instantid.loading import Parts
 from pipelines.instantid.lora import canonical
@@ -40,17 +41,23 @@ class Person:
 
     face: IdentityFace
     reference: Reference
+    embedding: torch.Tensor
     identity: Identity
     negative_identities: dict[str, Identity] = field(default_factory=dict)
 
 
-def make_person(parts: Parts, portrait: Pixels) -> Person:
-    """The person of a portrait. Raises Refused: no_face, several_faces, face_too_small."""
-    face = the_one_face(parts.analysis, portrait)
+def make_person(parts: Parts, portrait: Pixels, further_portraits: Sequence[Pixels] = ()) -> Person:
+    """The person of a portrait; what is recognised is the mean over all photos, the rest is the first one's.
+
+    Raises Refused: no_face, several_faces, face_too_small.
+    """
+    face, *others = (the_one_face(parts.analysis, photo) for photo in (portrait, *further_portraits))
+    embedding = torch.from_numpy(mean_embedding([face, *others]))
     return Person(
         face=face,
         reference=make_reference(portrait, face, parts.judge),
-        identity=encode_identity(parts.models, torch.from_numpy(face.embedding)),
+        embedding=embedding,
+        identity=encode_identity(parts.models, embedding),
     )
 
 
@@ -157,7 +164,7 @@ def _beginning(
 
 def _negative_identity(parts: Parts, person: Person, kind: str) -> Identity:
     if kind not in person.negative_identities:
-        embedding = negative_embedding(torch.from_numpy(person.face.embedding), kind)
+        embedding = negative_embedding(person.embedding, kind)
         person.negative_identities[kind] = encode_identity(parts.models, embedding)
     return person.negative_identities[kind]
 

@@ -32,6 +32,7 @@ from pipelines.types import (
 PRESETS = {builtin.preset.slug: builtin.preset for builtin in BUILTIN}
 
 
+MAX_PORTRAITS = 4
 # Option of the command line -> field of the preset.
 OVERRIDES = {
     "guidance": "guidance_scale",
@@ -63,7 +64,13 @@ class Command(BaseCommand):
     requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("selfie", type=Path, help="JPEG, HEIC, PNG or WebP file with one face")
+        parser.add_argument(
+            "selfie",
+            type=Path,
+            nargs="+",
+            help="JPEG, HEIC, PNG or WebP file with one face; up to four of one person, of which instantid "
+            "takes the mean",
+        )
         parser.add_argument(
             "--style", action="append", choices=sorted(PRESETS), help="repeat for several; default: corporate"
         )
@@ -185,7 +192,10 @@ def _refusal(error: Refused) -> CommandError:
 
 
 def _requests(options: dict[str, Any]) -> list[ShotRequest]:
-    portrait, tier = _portrait(options["selfie"]), TIERS[options["tier"]]
+    if len(options["selfie"]) > MAX_PORTRAITS:
+        raise CommandError(f"at most {MAX_PORTRAITS} photos, not {len(options['selfie'])}")
+    portrait, *others = (_portrait(path) for path in options["selfie"])
+    tier = TIERS[options["tier"]]
     output = OutputSpec(
         long_edge=tier.long_edge, is_watermarked=tier.is_watermarked, keeps_native=options["raw"]
     )
@@ -195,6 +205,7 @@ def _requests(options: dict[str, Any]) -> list[ShotRequest]:
             shot_id=f"{style}-{number}",
             identity="selfie",
             portrait=portrait,
+            further_portraits=tuple(others),
             preset=_preset(style, options),
             seeds=(number, number + 1_000_000, number + 2_000_000),
             output=output,

@@ -94,7 +94,7 @@ def test_each_part_of_a_plan_changes_the_picture_and_nothing_else_does(
 ) -> None:
     other_face = selfie.copy()  # the tiny detector knows one face: the other person gets an embedding
 
-    def people(parts: Parts, portrait: Pixels) -> Person:
+    def people(parts: Parts, portrait: Pixels, further_portraits: Sequence[Pixels] = ()) -> Person:
         person = make_person(parts, portrait)
         if portrait is not other_face:
             return person
