@@ -24,7 +24,7 @@ def _configure() -> None:
     is_embedded = not settings.BROKER_URL
     app.conf.update(
         broker_url=settings.BROKER_URL or "filesystem://localhost",
-        include=["headshots.tasks"],
+        include=["headshots.tasks", "headshots.worker"],
         broker_transport_options=(
             {
                 "data_folder_in": folder,
@@ -48,10 +48,13 @@ def _configure() -> None:
         worker_hijack_root_logger=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_soft_shutdown_timeout=10,
+        # A child that loads an engine says so only when that is done: from a network's disk, after minutes.
+        worker_proc_alive_timeout=900,
         worker_send_task_events=False,
         beat_schedule={
             "sweep": {"task": Task.SWEEP, "schedule": 10.0, "options": {"expires": 30}},
             "purge": {"task": Task.PURGE, "schedule": 60.0, "options": {"expires": 120}},
+            "settle": {"task": Task.SETTLE, "schedule": 30.0, "options": {"expires": 60}},
         },
         beat_schedule_filename=f"{folder}/beat-schedule",
         timezone="UTC",
@@ -79,4 +82,5 @@ def _log_events(loglevel: int, **kwargs: Any) -> None:
     logging.config.dictConfig(settings.LOGGING)
     logging.getLogger().setLevel(loglevel)
     logs.install()
-    app.log.redirect_stdouts("INFO")
+    # By name: children read it back from their environment, where a number would not be understood.
+    app.log.redirect_stdouts("INFO")  # type: ignore[arg-type]

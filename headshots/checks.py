@@ -6,8 +6,9 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
-from headshots.services import objects
-from headshots.vault.errors import StoreAway, UnsafeStore
+from headshots.services import credentials, objects
+from headshots.services.picture_keys import load_chain
+from headshots.vault.errors import BadKeyFile, StoreAway, UnsafeStore
 
 TAG: Final = "headshots"
 _HANDLER: Final = "headshots.web.uploadhandler.BoundedMemoryUploadHandler"
@@ -58,3 +59,20 @@ def stores_are_fit(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         except (StoreAway, UnsafeStore, ValueError, ImportError) as error:
             found.append(Error(f"{name}: {error}", hint="See vault/FORMAT.md.", id="headshots.E003"))
     return found
+
+
+@register(TAG)
+def pictures_can_be_signed(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Error E004 when the certificate of pictures is not there, or the key is there and does not fit it.
+
+    Web processes have no use for the key and may be kept without it; a worker without takes no work.
+    """
+    path, key_path = settings.PICTURE_CERTIFICATE, settings.PICTURE_KEY
+    try:
+        if path and key_path and not key_path.exists():
+            load_chain(path)
+        elif path or key_path:
+            credentials.key()
+    except (BadKeyFile, OSError) as error:
+        return [Error(f"PICTURE_CERTIFICATE: {error}", id="headshots.E004")]
+    return []

@@ -66,6 +66,16 @@ class Environment(BaseSettings):
         alias="RECEIPT_KEY",
         description="file from `manage.py receipt-key`; signs receipts and checkpoints; empty: made once",
     )
+    picture_key: Path | None = Field(
+        None,
+        alias="PICTURE_KEY",
+        description="file of a P-256 key in PEM; signs what pictures say of themselves; empty: made once",
+    )
+    picture_certificate: Path | None = Field(
+        None,
+        alias="PICTURE_CERTIFICATE",
+        description="file of its certificate, then its issuers', in PEM; empty: made once, says DEVELOPMENT",
+    )
     blob_store: str = Field(
         "disk",
         alias="BLOB_STORE",
@@ -100,7 +110,29 @@ class Environment(BaseSettings):
     slots: PositiveInt = Field(
         8, alias="SLOTS", description="pictures that one `instantid` worker has in flight at once"
     )
-    payments: Literal["test"] = Field("test", alias="PAYMENTS", description="which provider takes the money")
+    payments: Literal["test", "stripe"] = Field(
+        "test",
+        alias="PAYMENTS",
+        description="which provider takes the money: `test` (no money, refused in production) or `stripe`",
+    )
+    stripe_secret_key: str = Field(
+        "",
+        alias="STRIPE_SECRET_KEY",
+        pattern=r"^$|^(sk|rk)_(test|live)_\w+$",
+        description="for `stripe`: `sk_live_…` or `rk_live_…`; test keys are refused in production",
+    )
+    stripe_webhook_secret: str = Field(
+        "",
+        alias="STRIPE_WEBHOOK_SECRET",
+        pattern=r"^$|^whsec_\w+$",
+        description="for `stripe`: the signing secret `whsec_…` of the endpoint `SITE_URL/webhooks/stripe`",
+    )
+    stripe_api_base: str = Field(
+        "",
+        alias="STRIPE_API_BASE",
+        pattern=r"^$|^https?://[A-Za-z0-9.-]+(:\d+)?$",
+        description="a stand-in for Stripe's API, for tests; refused in production and with live keys",
+    )
     port: PositiveInt = Field(8000, alias="PORT", description="port of `infra/dev up`")
     web_threads: PositiveInt = Field(8, alias="WEB_THREADS", description="threads of the web process")
     worker_processes: PositiveInt = Field(
@@ -115,6 +147,11 @@ class Environment(BaseSettings):
         60,
         alias="LEASE_SECONDS",
         description="how long a worker may be silent before its shot is given to another",
+    )
+    stuck_seconds: PositiveFloat = Field(
+        120,
+        alias="STUCK_SECONDS",
+        description="how long an engine may stand still before its shots are given to another worker",
     )
     settle_seconds: PositiveFloat = Field(
         2,
@@ -136,11 +173,38 @@ def embedded_defaults(environment: Environment) -> list[str]:
         "BROKER_URL": not environment.broker_url,
         "ROOT_KEYS": environment.root_keys is None,
         "RECEIPT_KEY": environment.receipt_key is None,
+        "PICTURE_KEY": environment.picture_key is None,
+        "PICTURE_CERTIFICATE": environment.picture_certificate is None,
         "EPOCH_STORE": environment.epoch_store == "memory",
         "ENGINE": environment.engine == "preview",
         "PAYMENTS": environment.payments == "test",
+        "STRIPE_SECRET_KEY": "_test_" in environment.stripe_secret_key[:8],
+        "STRIPE_API_BASE": bool(environment.stripe_api_base),
         "SITE_URL": not environment.site_url.startswith("https://"),
         "ALLOWED_HOSTS": "localhost" in environment.allowed_hosts,
         "HEADSHOTS_DEBUG": environment.debug,
     }
     return [name for name, is_embedded in embedded.items() if is_embedded]
+
+
+def payment_problem(environment: Environment) -> str:
+    """What is wrong with the settings of the payments taken together; empty when nothing is."""
+    given = {
+        "STRIPE_SECRET_KEY": environment.stripe_secret_key,
+        "STRIPE_WEBHOOK_SECRET": environment.stripe_webhook_secret,
+        "STRIPE_API_BASE": environment.stripe_api_base,
+    }
+    if environment.payments == "test":
+        left = [name for name, value in given.items() if value]
+        return f"PAYMENTS=test takes no money, but these are set: {', '.join(left)}" if left else ""
+    missing = [name for name in ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET") if not given[name]]
+    if missing:
+        return f"PAYMENTS=stripe needs {' and '.join(missing)}"
+    if environment.stripe_api_base and is_live(environment):
+        return "STRIPE_API_BASE would be given a live STRIPE_SECRET_KEY"
+    return ""
+
+
+def is_live(environment: Environment) -> bool:
+    """Whether real money is taken."""
+    return "_live_" in environment.stripe_secret_key[:8]

@@ -26,6 +26,7 @@ class RefusalText:
     status: int
     message: str
     advice: str
+    retry_after_seconds: int | None = None
 
 
 TEXTS: Final[dict[str, RefusalText]] = {
@@ -56,6 +57,26 @@ TEXTS: Final[dict[str, RefusalText]] = {
     ),
     "not_payable": RefusalText(
         409, "This order is not waiting for a payment.", "Open the order to see its state."
+    ),
+    "too_late_to_pay": RefusalText(
+        409,
+        "This order ends too soon: its headshots could not be made in time.",
+        "Nothing was charged. Place a new order with the photo.",
+    ),
+    "payment_unavailable": RefusalText(
+        503,
+        "We cannot reach our payment provider right now.",
+        "Nothing was charged. Please try again in a minute.",
+        retry_after_seconds=60,
+    ),
+    "payment_disputed": RefusalText(
+        403,
+        "Your bank disputes the payment of this order, so its pictures are held back.",
+        "They can be opened again if the dispute ends for us before the order is deleted. "
+        "You can delete the order at any time.",
+    ),
+    "not_refundable": RefusalText(
+        409, "Nothing of this is left to give back.", "Look at the order’s payments and refunds."
     ),
     "token_missing": RefusalText(
         401,
@@ -96,7 +117,21 @@ TEXTS: Final[dict[str, RefusalText]] = {
         "The photo of this order has been deleted, so no picture can be made anew.",
         "Place a new order with the photo.",
     ),
-    "busy": RefusalText(503, "We are very busy right now.", "Please try again in a minute."),
+    "busy": RefusalText(
+        503, "We are very busy right now.", "Please try again in a minute.", retry_after_seconds=60
+    ),
+    "queue_full": RefusalText(
+        503,
+        "So many orders are waiting that we could not make your headshots in time.",
+        "Nothing was charged. Please try again in ten minutes.",
+        retry_after_seconds=600,
+    ),
+    "no_style_left": RefusalText(
+        503,
+        "None of the styles of this pack can be made at the moment.",
+        "Nothing was charged. Please try again later, or choose the other pack.",
+        retry_after_seconds=3600,
+    ),
     # the file
     "empty_file": RefusalText(
         422, "The file is empty.", "Choose the photo again; it may not have been saved fully."
@@ -151,6 +186,11 @@ TEXTS: Final[dict[str, RefusalText]] = {
         422, "Your face is blurred in this photo.", "Hold still, wipe the lens and take it again."
     ),
 }
+
+
+def retry_headers(text: RefusalText) -> dict[str, str]:
+    """The header that tells programs when to come back; none where that is not known."""
+    return {} if text.retry_after_seconds is None else {"Retry-After": str(text.retry_after_seconds)}
 
 
 def text_of(error: Refused) -> RefusalText:

@@ -53,7 +53,7 @@ POINTS: Final[Mapping[str, str]] = {
     "work.discarded": "a picture that came too late is gone, its row is not",
     "fail.moved": "a shot is given up or given back; its order does not know",
     "finish.moved": "the order is finished, not committed",
-    "finish.committed": "the order is finished",
+    "finish.refunded": "the order is finished and paid back, not committed",
     "sweep.hinted": "a sweep has hinted, and closed nothing yet",
     # the purge
     "purge.fencing": "P0: the order is fenced, not committed",
@@ -61,6 +61,7 @@ POINTS: Final[Mapping[str, str]] = {
     "purge.shredding": "P1: the keys are deleted, not committed",
     "purge.shredded": "P1: the keys are deleted, the journal still holds them",
     "purge.journal_truncated": "P1: the keys are gone",
+    "purge.entombing": "P1: the money is back, the tombstone about to be set",
     "purge.entombed": "P1: the tombstone is set, its row does not know",
     "purge.entombed_committed": "P1: the tombstone is recorded",
     "purge.sweeping": "P2: the first object is about to be deleted",

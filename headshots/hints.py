@@ -19,6 +19,7 @@ class Task(StrEnum):
     RENDER = "headshots.render"
     SWEEP = "headshots.sweep"
     PURGE = "headshots.purge"
+    SETTLE = "headshots.settle"
 
 
 Sender: TypeAlias = Callable[[Task, tuple[str, ...], int], None]  # (task, ids, copies)

@@ -131,8 +131,9 @@ def _exceptions() -> Iterator[str]:
 def name_of(error: BaseException) -> str:
     """The error's class, and its code where it is one of ours; never its text."""
     name = type(error).__name__
-    is_coded = isinstance(error, PipelineError) and error.code in _own_words()
-    return f"{name}({error.code})" if is_coded else name
+    if isinstance(error, PipelineError) and error.code in _own_words():
+        return f"{name}({error.code})"
+    return name
 
 
 def trail_of(error: BaseException) -> str:

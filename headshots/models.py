@@ -51,6 +51,8 @@ class Style(models.Model):
     current = models.ForeignKey(
         "StyleVersion", on_delete=models.PROTECT, related_name="+", null=True, blank=True, editable=False
     )
+    published_at = models.DateTimeField(null=True, editable=False)  # when it was last switched on
+    switched_off_at = models.DateTimeField(null=True, editable=False)  # by the service, for failing
 
     class Meta:
         ordering = ("position", "slug")
@@ -354,6 +356,9 @@ class Shot(models.Model):
     lease_owner = models.CharField(max_length=80, default="", blank=True)
     lease_until = models.DateTimeField(null=True)
     not_before = models.DateTimeField()
+    work = models.PositiveIntegerField(default=0)  # in rows through the denoiser, see services.fair_queue
+    virtual_offset = models.PositiveBigIntegerField(default=0)  # its finish after its order's virtual start
+    virtual_finish = models.PositiveBigIntegerField(null=True)  # its place, from the start of its order on
     error_code = models.CharField(max_length=40, default="", blank=True)
     headshot = models.OneToOneField(StoredObject, on_delete=models.SET_NULL, null=True, related_name="+")
     preview = models.OneToOneField(StoredObject, on_delete=models.SET_NULL, null=True, related_name="+")
@@ -366,7 +371,10 @@ class Shot(models.Model):
 
     class Meta:
         ordering = ("order", "index")
-        indexes = (models.Index(fields=("state", "not_before")),)
+        indexes = (
+            models.Index(fields=("state", "virtual_finish")),
+            models.Index(fields=("state", "finished_at")),
+        )
         constraints = (
             models.UniqueConstraint(fields=("order", "index"), name="one_shot_per_place"),
             models.CheckConstraint(condition=Q(state__in=ShotState.values), name="shot_state_is_known"),
@@ -383,12 +391,28 @@ class Shot(models.Model):
         return f"shot {self.index} of order {self.order_id}"
 
 
+class QueueMark(models.Model):
+    """A virtual time of the queue: its clock, or where the newest order of a tier ends. Only ever raised."""
+
+    name = models.CharField(primary_key=True, max_length=20)
+    virtual_time = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.virtual_time}"
+
+
 class Payment(models.Model):
     """What an order costs and whether it was paid; an order starts from here, never from a redirect."""
 
     class State(models.TextChoices):
         OPEN = "open"
         PAID = "paid"
+
+    class CheckoutState(models.TextChoices):
+        OPEN = "open"  # its customer may pay, or has paid and the event is on its way
+        PROCESSING = "processing"
+        FAILED = "failed"
+        EXPIRED = "expired"
 
     order = models.OneToOneField(Order, on_delete=models.PROTECT, related_name="payment")
     provider = models.CharField(max_length=20)
@@ -398,6 +422,22 @@ class Payment(models.Model):
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
     created_at = models.DateTimeField()
     paid_at = models.DateTimeField(null=True)
+    charge_reference = models.CharField(max_length=255, default="", blank=True, db_index=True)
+
+    # the newest attempt at paying it, a page of the provider's; see services.checkouts
+    attempt = models.PositiveSmallIntegerField(default=0)
+    checkout_id = models.CharField(max_length=255, default="", blank=True)
+    checkout_state = models.CharField(max_length=10, choices=CheckoutState, default=CheckoutState.OPEN)
+    checkout_expires_at = models.DateTimeField(null=True)
+    look_at = models.DateTimeField(null=True)  # when to ask the provider, should no event come
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(checkout_state__in=("open", "processing", "failed", "expired")),
+                name="checkout_state_is_known",
+            ),
+        )
 
     def __str__(self) -> str:
         return f"payment {self.reference}"
@@ -418,22 +458,72 @@ class PaymentEvent(models.Model):
 
 
 class Refund(models.Model):
-    """Money that goes back because pictures could not be delivered."""
+    """Money that goes back: written first, then sent to the provider, with or without us."""
+
+    class State(models.TextChoices):
+        DUE = "due"
+        SENT = "sent"
+        FAILED = "failed"
+
+    class Reason(models.TextChoices):
+        NOT_DELIVERED = "not delivered"
+        STAFF = "staff"
+        OUTSIDE = "outside"  # somebody gave it back at the provider, not through us
 
     payment = models.ForeignKey(Payment, on_delete=models.PROTECT, related_name="refunds")
     sequence = models.PositiveSmallIntegerField()
     amount_cents = models.PositiveIntegerField()
-    reason = models.CharField(max_length=40)
+    reason = models.CharField(max_length=40, choices=Reason)
+    pictures = models.JSONField(default=list)  # indexes of the shots whose price this is
     created_at = models.DateTimeField()
+    state = models.CharField(max_length=10, choices=State, default=State.DUE)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    not_before = models.DateTimeField()
+    provider_id = models.CharField(max_length=255, default="", blank=True)
+    sent_at = models.DateTimeField(null=True)
+    error_code = models.CharField(max_length=60, default="", blank=True)
 
     class Meta:
+        indexes = (models.Index(fields=("state", "not_before")),)
         constraints = (
             models.UniqueConstraint(fields=("payment", "sequence"), name="one_refund_per_sequence"),
             models.CheckConstraint(condition=Q(amount_cents__gt=0), name="refund_is_not_empty"),
+            models.CheckConstraint(
+                condition=Q(state="due")
+                | Q(state="sent", sent_at__isnull=False)
+                | (Q(state="failed") & ~Q(error_code="")),
+                name="refund_state_is_explained",
+            ),
         )
 
     def __str__(self) -> str:
         return f"refund {self.sequence} of {self.payment.reference}"
+
+
+class Dispute(models.Model):
+    """A customer's bank wants a payment back; nothing is delivered unless it ends for us."""
+
+    class State(models.TextChoices):
+        OPEN = "open"
+        WON = "won"
+        LOST = "lost"
+
+    payment = models.ForeignKey(Payment, on_delete=models.PROTECT, related_name="disputes")
+    provider_id = models.CharField(max_length=255, unique=True)
+    state = models.CharField(max_length=10, choices=State)
+    amount_cents = models.PositiveIntegerField()
+    opened_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(state__in=("open", "won", "lost")), name="dispute_state_is_known"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"dispute of {self.payment.reference}"
 
 
 class Receipt(models.Model):

@@ -10,7 +10,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
 from pydantic import ValidationError
 
-from headshots.env import embedded_defaults, read_environment
+from headshots import faults
+from headshots.env import embedded_defaults, is_live, payment_problem, read_environment
 
 try:
     ENVIRONMENT = read_environment()
@@ -23,6 +24,8 @@ if IS_PRODUCTION and (left := embedded_defaults(ENVIRONMENT)):
     raise ImproperlyConfigured(
         f"HEADSHOTS_ENV=production, but these still hold an embedded default: {', '.join(left)}"
     )
+if IS_PRODUCTION and faults.is_set():
+    raise ImproperlyConfigured(f"{faults.VARIABLE} kills processes at chosen points, for tests; unset it")
 
 DATA = ENVIRONMENT.data.resolve()
 os.umask(0o077)
@@ -158,6 +161,8 @@ BLOB_STORE = ENVIRONMENT.blob_store
 S3_ENDPOINT_URL = ENVIRONMENT.s3_endpoint_url or None
 EPOCH_STORE = ENVIRONMENT.epoch_store
 RECEIPT_KEY = ENVIRONMENT.receipt_key
+PICTURE_KEY = ENVIRONMENT.picture_key
+PICTURE_CERTIFICATE = ENVIRONMENT.picture_certificate
 ENGINE = ENVIRONMENT.engine
 WEIGHTS = ENVIRONMENT.weights
 DEVICE = ENVIRONMENT.device
@@ -167,8 +172,15 @@ if ENGINE == "instantid" and WEIGHTS is None:
         "ENGINE=instantid needs WEIGHTS, the folder that `manage.py weights fetch` fills"
     )
 PAYMENTS = ENVIRONMENT.payments
+STRIPE_SECRET_KEY = ENVIRONMENT.stripe_secret_key
+STRIPE_WEBHOOK_SECRET = ENVIRONMENT.stripe_webhook_secret
+STRIPE_API_BASE = ENVIRONMENT.stripe_api_base
+STRIPE_IS_LIVE = is_live(ENVIRONMENT)
+if problem := payment_problem(ENVIRONMENT):
+    raise ImproperlyConfigured(problem)
 SANDBOX_FILTER = ENVIRONMENT.sandbox_filter
 LEASE_SECONDS = ENVIRONMENT.lease_seconds
+STUCK_SECONDS = ENVIRONMENT.stuck_seconds
 PURGE_SETTLE_SECONDS = ENVIRONMENT.settle_seconds
 
 LOGGING = {

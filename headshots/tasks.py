@@ -1,30 +1,22 @@
 """Celery tasks: the only door to the engine. Arguments are ids; each task may run twice, late, or never."""
 
 import logging
-import mmap
-import os
-import secrets
-import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutting_down
 from django.conf import settings
-from django.db import connection, connections
 
-from headshots import logs, process
+from headshots import logs
 from headshots.exceptions import NotFound
 from headshots.faults import faultpoint
-from headshots.hints import Task, enqueue
-from headshots.services import clock, maintenance, orders, shots, uploads
+from headshots.hints import Task
+from headshots.rendering import RenderRun, is_stopping, kept_alive
+from headshots.services import clock, credentials, maintenance, orders, settlement, shots, uploads
 from pipelines.errors import Refused
 
 if TYPE_CHECKING:
@@ -35,8 +27,7 @@ log = logging.getLogger(__name__)
 
 BOOT_PATIENCE_SECONDS = 10.0  # a first pass takes a fraction of a second where the stores answer
 
-# One byte shared with the children of a prefork pool. No lock: a killed child must not leave one held.
-_stopping = mmap.mmap(-1, 1)
+_draining = threading.Lock()  # held by the one thread of this process that runs the engine
 
 
 @cache
@@ -98,15 +89,75 @@ def assess(order_id: str) -> None:
 @shared_task(name=Task.RENDER, soft_time_limit=3000, time_limit=3300)
 def render() -> None:
     """Drain the queue: render claimable shots until there is none left."""
-    if not _may_work():
+    if _may_work():
+        drain()
+
+
+def drain() -> None:
+    """Render until no shot is claimable or the worker is to stop; does nothing in a process that is at it.
+
+    Pictures that the grace period was too short for are given back without spending an attempt.
+    """
+    if not _draining.acquire(blocking=False):
         return
-    run = RenderRun(_owner())
-    with _heartbeat(run.owner):
-        try:
-            _engine().run(run.source, run.sink, run.is_cancelled)
-        except (SoftTimeLimitExceeded, SystemExit):  # stopped from outside: no attempt is spent
-            shots.release(run.owner)
-            raise
+    try:
+        credentials.require_ready()
+        engine, run = _engine(), RenderRun()
+        with kept_alive(run):
+            try:
+                engine.run(run.source, run.sink, run.is_cancelled)
+            except (SoftTimeLimitExceeded, SystemExit):  # stopped from outside: no attempt is spent
+                shots.release(run.owner)
+                raise
+            if is_stopping():
+                shots.release(run.owner)
+    finally:
+        _draining.release()
+
+
+def is_draining() -> bool:
+    """Whether a thread of this process is rendering."""
+    return _draining.locked()
+
+
+def wait_until_idle(seconds: float) -> None:
+    """Wait for a run of another thread of this process to end; it renders nothing from here on."""
+    _draining.acquire(timeout=seconds)
+
+
+def warm_engine() -> None:
+    """Load the engine of this process and let it take one step, so that no customer waits for its first.
+
+    Raises Final as `load_engine` does, what the step ended in, and when pictures could not be signed.
+    """
+    from pipelines.errors import Final
+    from pipelines.types import FailedShot
+
+    def fail(result: "FinishedShot | FailedShot") -> None:
+        if isinstance(result, FailedShot):
+            raise Final(result.code, f"the engine made no step of the sample portrait: {result.code}")
+
+    credentials.require_ready()
+    engine, waiting = _engine(), [_sample_request()]
+    # Cancelled as soon as it is asked about: after the first step.
+    engine.run(lambda free_slots: [waiting.pop()] if waiting else [], fail, lambda shot_id: True)
+
+
+def _sample_request() -> "ShotRequest":
+    from pipelines.images import decode_jpeg
+    from pipelines.presets import HEIGHT
+    from pipelines.sample import sample_selfie
+    from pipelines.styles import BUILTIN
+    from pipelines.types import OutputSpec, ShotRequest
+
+    return ShotRequest(
+        shot_id="sample",
+        identity="sample",
+        portrait=decode_jpeg(sample_selfie()),
+        preset=BUILTIN[0].preset,
+        seeds=(1,),
+        output=OutputSpec(long_edge=HEIGHT, is_watermarked=False),
+    )
 
 
 @shared_task(name=Task.SWEEP, soft_time_limit=50, time_limit=60)
@@ -133,136 +184,23 @@ def purge_due() -> None:
         )
 
 
-class RenderRun:
-    """One run of the engine: what it claims, what it delivers, and which claims are still wanted."""
-
-    def __init__(self, owner: str) -> None:
-        self.owner = owner
-        self._claims: dict[str, shots.Claim] = {}
-        self._portraits: dict[uuid.UUID, Any] = {}
-
-    def source(self, free_slots: int) -> Sequence["ShotRequest"]:
-        """Claim up to `free_slots` shots; none once this worker was asked to stop.
-
-        An order that vanished meanwhile is skipped, and one that cannot be read does not stop the others.
-        """
-        requests: list[ShotRequest] = []
-        while not requests and not _stopping[0] and not maintenance.problem():
-            claims = shots.claim(self.owner, free_slots, clock.now())
-            if not claims:
-                break
-            for claimed in claims:
-                if request := self._prepared(claimed):
-                    faultpoint("claim.prepared")
-                    requests.append(request)
-                    self._claims[request.shot_id] = claimed
-        return requests
-
-    def _prepared(self, claimed: shots.Claim) -> "ShotRequest | None":
-        from pipelines.types import FailedShot
-
-        try:
-            return self._request(claimed)
-        except NotFound:
-            return None  # fenced between the claim and now: its shots are nobody's any more
-        except Exception as error:
-            shot_id = str(claimed.shot.pk)
-            log.error("shot %s cannot be prepared: %s", shot_id, type(error).__name__)
-            failed = FailedShot(shot_id=shot_id, code="not_prepared", is_retryable=True)
-            shots.fail(claimed, failed, clock.now())
-            return None
-
-    def sink(self, result: "FinishedShot | FailedShot") -> None:
-        """Commit a picture, or record why there is none."""
-        from pipelines.types import FinishedShot
-
-        claimed = self._claims.pop(result.shot_id)
-        faultpoint("work.rendered")
-        if isinstance(result, FinishedShot):
-            if not shots.commit(claimed, result, clock.now()):
-                log.info("shot %s came too late and was discarded", result.shot_id)
-        else:
-            shots.fail(claimed, result, clock.now())
-
-    def is_cancelled(self, shot_id: str) -> bool:
-        """Whether nobody waits for this shot any more."""
-        return not shots.is_wanted(self._claims[shot_id])
-
-    def _request(self, claimed: shots.Claim) -> "ShotRequest":
-        from pipelines.images import decode_jpeg
-        from pipelines.types import OutputSpec, ShotRequest
-
-        order = claimed.shot.order
-        if order.pk not in self._portraits:
-            self._portraits.clear()  # one person's photo in memory at a time
-            self._portraits[order.pk] = decode_jpeg(uploads.open_selfie(order, clock.now()))
-        return ShotRequest(
-            shot_id=str(claimed.shot.pk),
-            identity=order.pk.hex,
-            portrait=self._portraits[order.pk],
-            preset=claimed.shot.style_version.preset(),
-            seeds=claimed.seeds,
-            output=OutputSpec(long_edge=order.long_edge, is_watermarked=order.is_watermarked),
+@shared_task(name=Task.SETTLE, soft_time_limit=280, time_limit=300)
+def settle() -> None:
+    """Send the refunds that are due, and ask the provider about payments that no event came for."""
+    if not _may_work():
+        return
+    settled = settlement.run(clock.now())
+    if settled.is_worth_a_line:
+        log.info(
+            "settlement: %d refunds sent, %d failed, %d to be tried again; %d checkouts looked up, %d paid",
+            settled.sent,
+            settled.failed,
+            settled.delayed,
+            settled.looked_up,
+            settled.found_paid,
         )
 
 
 def _may_work() -> bool:
     """Whether this process may touch orders. If not, the hint is dropped: the next sweep gives another."""
     return maintenance.wait_for_boot(BOOT_PATIENCE_SECONDS) and not maintenance.problem()
-
-
-def _owner() -> str:
-    return f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
-
-
-@contextmanager
-def _heartbeat(owner: str) -> Iterator[None]:
-    """Keep the leases of `owner` alive from a thread, at a quarter of their length, while the body runs."""
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(settings.LEASE_SECONDS / 4):
-            _tolerant(lambda now: shots.extend(owner, now))
-        connections.close_all()
-
-    thread = threading.Thread(target=beat, name="lease-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=5)
-
-
-def _tolerant(step: Callable[[datetime], object]) -> None:
-    """Run a step that will be repeated anyway; a database away for a moment must not end the thread."""
-    try:
-        step(clock.now())
-    except Exception as error:
-        log.warning("heartbeat failed: %s", type(error).__name__)
-        connection.close()
-
-
-@worker_shutting_down.connect
-def _stop_claiming(**kwargs: Any) -> None:
-    """Runs in the pool's parent; its children see the same event, finish their picture and end."""
-    _stopping[0] = 1
-
-
-@worker_init.connect
-def _harden(**kwargs: Any) -> None:
-    """In the pool's parent, before its children are forked."""
-    process.harden()
-
-
-@worker_process_init.connect
-def _begin_child(**kwargs: Any) -> None:
-    connections.close_all()
-    maintenance.start()
-
-
-@worker_ready.connect
-def _sweep_at_start(**kwargs: Any) -> None:
-    """Work that a dead worker left behind is hinted at once, not at the next beat."""
-    enqueue(Task.SWEEP)
-    enqueue(Task.PURGE)

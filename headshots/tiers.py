@@ -6,7 +6,14 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
-    """One thing a customer can choose. `style_slugs` None means every published style."""
+    """One thing a customer can choose. `style_slugs` None means every published style.
+
+    The last block says how its orders share the GPUs; `services.fair_queue` reads it. Between tiers that both
+    wait, work is divided by `weight`. Of a worker's slots, `reserved_share` is kept for the tier and
+    `kept_share` of them even against orders that waited longer than their own `patience_seconds`.
+    `in_flight_cap` is how many shots of one order may be in flight while another order waits. An order that
+    could not be ready within `longest_wait_seconds` is not taken; None leaves only its 24 hours.
+    """
 
     slug: str
     name: str
@@ -17,6 +24,13 @@ class Tier:
     price_cents: int
     licence: str
     promise: str
+
+    weight: int
+    reserved_share: float
+    kept_share: float
+    patience_seconds: int
+    in_flight_cap: int
+    longest_wait_seconds: int | None
 
     @property
     def price(self) -> str:
@@ -29,6 +43,8 @@ class Tier:
 
 CURRENCY: Final = "usd"
 
+# The shares are chosen by simulation (tests/bench/queueing.py): of the settings that keep a free order from
+# ever waiting for a pack, these cost premium orders the least.
 TIERS: Final[dict[str, Tier]] = {
     tier.slug: tier
     for tier in (
@@ -42,6 +58,12 @@ TIERS: Final[dict[str, Tier]] = {
             price_cents=0,
             licence="Personal, non-commercial use",
             promise="in about a minute",
+            weight=2,
+            reserved_share=3 / 8,  # one whole pack on a worker of eight slots
+            kept_share=1 / 4,
+            patience_seconds=120,
+            in_flight_cap=3,
+            longest_wait_seconds=600,
         ),
         Tier(
             slug="premium",
@@ -53,6 +75,12 @@ TIERS: Final[dict[str, Tier]] = {
             price_cents=1900,
             licence="Full commercial licence",
             promise="in 4 to 6 minutes",
+            weight=1,
+            reserved_share=0.0,
+            kept_share=0.0,
+            patience_seconds=360,  # the promise
+            in_flight_cap=24,
+            longest_wait_seconds=None,
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""The last step: exact size, visible marks, and the JPEGs that are sealed."""
+"""The last step: exact size, visible marks, and the JPEGs that say what they are."""
 
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.images import encode_jpeg
 from pipelines.presets import HEIGHT
+from pipelines.provenance import SourceType, mark
 from pipelines.types import OutputSpec, Pixels
 
 WATERMARK: Final = "HEADSHOTS · FREE"
@@ -36,11 +37,16 @@ class Finished(NamedTuple):
     height: int
 
 
-def finish(pixels: Pixels, *, output: OutputSpec, marks: tuple[str, ...]) -> Finished:
+def finish(
+    pixels: Pixels, *, output: OutputSpec, marks: tuple[str, ...], source_type: SourceType
+) -> Finished:
     """The picture with its long edge at exactly `output.long_edge`, marked, as JPEG (q93, 4:4:4), and small.
 
     `marks` are words for a small plate in the lower right corner. The thumbnail (448 px wide) is made of the
-    marked picture.
+    marked picture. Both files say in their XMP what `source_type` is.
+
+    The order matters: what is seen is marked first, a mark within the pixels has to come after it and before
+    the JPEG, the XMP before whoever signs the file, and the signature before the file is sealed.
     """
     picture = enlarge(pixels, output.long_edge)
     if output.is_watermarked:
@@ -52,8 +58,8 @@ def finish(pixels: Pixels, *, output: OutputSpec, marks: tuple[str, ...]) -> Fin
         picture, (THUMBNAIL_WIDTH, round(THUMBNAIL_WIDTH * height / width)), interpolation=cv2.INTER_AREA
     )
     return Finished(
-        jpeg=encode_jpeg(picture, QUALITY),
-        preview_jpeg=encode_jpeg(np.asarray(small, dtype=np.uint8), THUMBNAIL_QUALITY),
+        jpeg=mark(encode_jpeg(picture, QUALITY), source_type),
+        preview_jpeg=mark(encode_jpeg(np.asarray(small, dtype=np.uint8), THUMBNAIL_QUALITY), source_type),
         width=width,
         height=height,
     )

@@ -16,6 +16,7 @@ from pipelines.faces import the_one_face
 from pipelines.failures import failed_shot
 from pipelines.finish import finish
 from pipelines.presets import HEIGHT, WIDTH
+from pipelines.provenance import SourceType
 from pipelines.quality import assess_headshot
 from pipelines.relight import Plane, compose, keep_background, look_of
 from pipelines.scenes import scene_of
@@ -97,7 +98,9 @@ def _shot(
             continue
         if cancelled(request.shot_id):
             return None
-        done = finish(picture, output=request.output, marks=(MARK,))
+        done = finish(
+            picture, output=request.output, marks=(MARK,), source_type=SourceType.COMPOSITE
+        )
         return FinishedShot(
             shot_id=request.shot_id,
             seed=seed,

@@ -94,7 +94,7 @@ class QualityReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedShot:
-    """A picture ready to be sealed: sRGB JPEGs without any metadata of the selfie."""
+    """A finished picture: sRGB JPEGs that say in XMP what they are, without any metadata of the selfie."""
 
     shot_id: str
     seed: int

@@ -51,7 +51,8 @@ class Upscaler:
         self.device = torch.device(device)
         self.dtype = dtype
         self.scale = scale
-        self._network = network.to(self.device, dtype, memory_format=torch.channels_last).eval()
+        network = network.to(self.device, dtype, memory_format=torch.channels_last)
+        self._network = network.eval().requires_grad_(False)
         self._bytes_per_pixel = 3 * features * scale**2 * dtype.itemsize  # three such layers live at once
         self._tile_limit: int | None = None  # the largest tile after memory ran out; None: it never did
         self._logged: set[int] = set()

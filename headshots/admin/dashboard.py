@@ -6,7 +6,7 @@ from typing import Final
 from django.db.models import Count, Q
 
 from headshots.admin.base import Table, counted, length
-from headshots.models import Heartbeat, Order, Shot, StoredObject
+from headshots.models import Heartbeat, Order, Shot, StoredObject, Style
 from headshots.services import purge
 from headshots.states import WORKING_STATES, OrderState, ShotState
 
@@ -15,7 +15,13 @@ LATE: Final = timedelta(minutes=2)  # the purge runs every minute: a second miss
 
 def read(now: datetime, *, count_store: bool) -> list[Table]:
     """The tables of the dashboard. `count_store` lists the whole store, which takes long when it is full."""
-    return [_orders(), _queue(now), _failures(now), _deletion(now, count_store=count_store)]
+    return [
+        _orders(),
+        _queue(now),
+        _failures(now),
+        _switched_off(now),
+        _deletion(now, count_store=count_store),
+    ]
 
 
 def _orders() -> Table:
@@ -53,6 +59,20 @@ def _failures(now: datetime) -> Table:
     failed = Shot.objects.filter(state=ShotState.FAILED, finished_at__gt=now - timedelta(hours=1)).order_by()
     counts = failed.values_list("error_code").annotate(count=Count("pk")).order_by("-count", "error_code")
     return Table(title="Failed shots, last hour", headers=("Error", "Shots"), rows=list(counts))
+
+
+def _switched_off(now: datetime) -> Table:
+    off = Style.objects.filter(switched_off_at__isnull=False).order_by("switched_off_at")
+    rows = [
+        (style.name, f"{length(now - style.switched_off_at)} ago") for style in off if style.switched_off_at
+    ]
+    note = "Too many of their shots failed, so nobody can choose them. See why, then publish them again."
+    return Table(
+        title="Styles switched off by the service",
+        headers=("Style", "Since"),
+        rows=rows,
+        note=note if rows else "",
+    )
 
 
 def _deletion(now: datetime, *, count_store: bool) -> Table:

@@ -7,7 +7,16 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from headshots.admin.base import ReadOnlyAdmin, at, labelled
-from headshots.models import AuditEntry, ConsentRecord, Heartbeat, Payment, Receipt, Refund, Shot
+from headshots.models import (
+    AuditEntry,
+    ConsentRecord,
+    Dispute,
+    Heartbeat,
+    Payment,
+    Receipt,
+    Refund,
+    Shot,
+)
 
 
 @admin.register(Shot)
@@ -57,18 +66,38 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
     list_filter = ("state", "provider")
     search_fields = ("reference", "order__receipt_id")
     search_help_text = "The provider's reference, or a receipt number"
-    fields = ("order", *list_display)
+    fields = (
+        "order",
+        *list_display,
+        *("charge_reference", "attempt", "checkout_id", "checkout_state", "checkout_expires_at"),
+    )
+
+
+@admin.register(Dispute)
+class DisputeAdmin(ReadOnlyAdmin[Dispute]):
+    """Payments that a customer's bank wants back."""
+
+    list_display = ("payment", "state", "amount_cents", "provider_id", "opened_at", "closed_at")
+    list_filter = ("state",)
+    list_select_related = ("payment",)
+    search_fields = ("provider_id", "payment__reference", "payment__order__receipt_id")
+    search_help_text = "The provider's number or reference, or a receipt number"
+    fields = list_display
 
 
 @admin.register(Refund)
 class RefundAdmin(ReadOnlyAdmin[Refund]):
-    """What went back by itself."""
+    """What went back, and whether it has arrived."""
 
-    list_display = ("payment", "sequence", "amount_cents", "reason", "created_at")
+    list_display = (
+        *("payment", "sequence", "amount_cents", "reason", "state", "error_code"),
+        *("attempts", "created_at", "sent_at"),
+    )
+    list_filter = ("state", "reason")
     list_select_related = ("payment",)
     search_fields = ("payment__reference", "payment__order__receipt_id")
     search_help_text = "The provider's reference, or a receipt number"
-    fields = list_display
+    fields = (*list_display, "provider_id", "not_before")
 
 
 @admin.register(Receipt)

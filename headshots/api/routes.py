@@ -25,7 +25,7 @@ from headshots.api.schemas import (
     ShotOut,
     StyleOut,
 )
-from headshots.exceptions import Refusal, text_of
+from headshots.exceptions import Refusal, retry_headers, text_of
 from headshots.models import Order
 from headshots.services import clock, delivery, export, orders, progress, purge, styles
 from headshots.services.consent import Consent
@@ -107,7 +107,8 @@ ResponseT = TypeVar("ResponseT", HttpResponse, StreamingHttpResponse)
 def error_response(code: str) -> JsonResponse:
     """The one error shape, for a code of `headshots.exceptions.TEXTS`."""
     text = text_of(Refusal(code))
-    return JsonResponse({"code": code, "message": text.message, "advice": text.advice}, status=text.status)
+    shape = {"code": code, "message": text.message, "advice": text.advice}
+    return JsonResponse(shape, status=text.status, headers=retry_headers(text))
 
 
 @api.exception_handler(Refused)
@@ -279,6 +280,8 @@ def _order_out(order: Order, now: datetime) -> OrderOut:
         },
         tier=view.tier.slug,
         seconds_left=view.seconds_left,
+        estimated_start_at=view.estimated_start_at,
+        estimated_ready_at=view.estimated_ready_at,
         engine=view.engine,
         problem=problem,
         refunded_cents=view.refunded_cents,

@@ -58,6 +58,10 @@ class OrderOut(Schema):
     created_at: datetime
     expires_at: datetime = Field(description="after this moment nothing of the order can be read")
     seconds_left: int
+    estimated_start_at: datetime | None = Field(
+        None, description="an estimate, rounded; null once the order ended, or while nothing is known"
+    )
+    estimated_ready_at: datetime | None = Field(None, description="the same for its last picture")
     engine: str = Field(
         description="`preview` pictures are composed of the selfie's own pixels, not generated"
     )

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Shot
-from headshots.services import objects, purge, tombstones, zips
+from headshots.services import objects, payments, purge, tombstones, zips
 from headshots.services.licences import licence_text
 from headshots.states import ShotState
 from headshots.vault.envelope import Kind
@@ -14,10 +14,12 @@ from headshots.vault.envelope import Kind
 def open_headshot(order: Order, index: int, kind: Kind, now: datetime) -> bytes:
     """The JPEG of one finished picture, full size (Kind.HEADSHOT) or small (Kind.PREVIEW).
 
-    Raises Refusal("headshot_not_found") while it does not exist, NotFound once the order is gone.
+    Raises Refusal("headshot_not_found") while it does not exist, Refusal("payment_disputed"), NotFound once
+    the order is gone.
     """
     purge.nudge(now)
     tombstones.require_none(order)
+    payments.require_undisputed(order)
     shot = (
         Shot.objects.filter(order=order, index=index, state=ShotState.DONE)
         .select_related("headshot__order", "preview__order")
@@ -46,10 +48,12 @@ def finished_shots(order: Order) -> list[Shot]:
 def stream_archive(order: Order, now: datetime) -> Iterator[bytes]:
     """The ZIP of all finished pictures and the licence, piece by piece; one picture is in memory at a time.
 
-    Raises Refusal("headshot_not_found") before the first byte when no picture exists yet.
+    Raises, before the first byte, Refusal("headshot_not_found") when no picture exists yet, and
+    Refusal("payment_disputed").
     """
     purge.nudge(now)
     tombstones.require_none(order)
+    payments.require_undisputed(order)
     shots = finished_shots(order)
     if not shots:
         raise Refusal("headshot_not_found")

@@ -17,6 +17,7 @@ from headshots.models import (
     PRESET_FIELDS,
     AuditEntry,
     ConsentRecord,
+    Dispute,
     Order,
     OrderKey,
     Payment,
@@ -26,7 +27,17 @@ from headshots.models import (
     StoredObject,
     StyleVersion,
 )
-from headshots.services import consent, delivery, objects, orders, purge, shredding, tombstones, zips
+from headshots.services import (
+    consent,
+    delivery,
+    objects,
+    orders,
+    payments,
+    purge,
+    shredding,
+    tombstones,
+    zips,
+)
 from headshots.states import ShotState
 from headshots.vault.envelope import Kind, Role
 
@@ -50,9 +61,17 @@ GIVEN: Final[Mapping[type[Model], Sequence[str]]] = {
     Shot: (
         *("index", "state", "seed", "attempts", "error_code", "width", "height"),
         *("render_seconds", "not_before", "lease_until", "lease_token", "finished_at"),
+        *("work", "virtual_offset", "virtual_finish"),
     ),
-    Payment: ("provider", "reference", "amount_cents", "currency", "state", "created_at", "paid_at"),
-    Refund: ("sequence", "amount_cents", "reason", "created_at"),
+    Payment: (
+        *("provider", "reference", "amount_cents", "currency", "state", "created_at", "paid_at"),
+        *("charge_reference", "attempt", "checkout_id", "checkout_state", "checkout_expires_at", "look_at"),
+    ),
+    Refund: (
+        *("sequence", "amount_cents", "reason", "pictures", "created_at", "state", "attempts", "not_before"),
+        *("provider_id", "sent_at", "error_code"),
+    ),
+    Dispute: ("provider_id", "state", "amount_cents", "opened_at", "closed_at"),
     AuditEntry: ("seq", "at", "event", "detail"),
 }
 
@@ -81,6 +100,7 @@ KEPT_BACK: Final[Mapping[type[Model], Mapping[str, str]]] = {
     },
     Payment: {"id": _ROW_NUMBER, "order": _NESTED},
     Refund: {"id": _ROW_NUMBER, "payment": _NESTED},
+    Dispute: {"id": _ROW_NUMBER, "payment": _NESTED},
     AuditEntry: {
         "id": _ROW_NUMBER,
         "head": "covers what others did before, and proves nothing alone",
@@ -88,7 +108,10 @@ KEPT_BACK: Final[Mapping[type[Model], Mapping[str, str]]] = {
         "reference": "the order's receipt number, by which these entries were found",
     },
 }
-_SERVICE_ACTORS: Final = ("customer", "engine", "service", "purge", "staff", "expired", "restored", "test")
+_SERVICE_ACTORS: Final = (
+    *("customer", "engine", "service", "purge", "staff", "expired", "restored"),
+    *("test", "stripe"),  # who takes the money
+)
 
 
 def stream(order: Order, now: datetime) -> Iterator[bytes]:
@@ -142,7 +165,11 @@ def _selfie(order: Order, now: datetime) -> bytes | None:
 
 def _shots(order: Order) -> list[Shot]:
     related = ("style_version__style", "headshot__order", "preview__order")
-    return list(Shot.objects.filter(order=order).select_related(*related).order_by("index"))
+    shots = list(Shot.objects.filter(order=order).select_related(*related).order_by("index"))
+    if payments.is_frozen(order):  # pictures wait for the dispute's end; all data about the person is given
+        for shot in shots:
+            shot.headshot = shot.preview = None
+    return shots
 
 
 def _facts(order: Order, shots: Sequence[Shot], *, has_selfie: bool, now: datetime) -> dict[str, Any]:
@@ -166,7 +193,11 @@ def _facts(order: Order, shots: Sequence[Shot], *, has_selfie: bool, now: dateti
             StoredObject.objects.filter(order=order).order_by("kind", "index", "created_at")
         ),
         "payments": [
-            {**_given(payment), "refunds": _each(payment.refunds.order_by("sequence"))}
+            {
+                **_given(payment),
+                "refunds": _each(payment.refunds.order_by("sequence")),
+                "disputes": _each(payment.disputes.order_by("opened_at")),
+            }
             for payment in Payment.objects.filter(order=order)
         ],
         "audit": [

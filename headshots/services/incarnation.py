@@ -36,8 +36,16 @@ def age() -> Age:
 
 
 def is_restored() -> bool:
-    """Whether this machine has seen a later state of the database."""
-    return age() < _read_mark(_path())
+    """Whether this machine has seen a later state of the database; from then on until it was reconciled."""
+    mark = _read_mark(
+        _path()
+    )  # before the age: one that another process leaves meanwhile would be ahead of it
+    current = age()
+    if current >= mark:
+        return False
+    if current.number == mark.number:
+        _distrust_for_good()
+    return True
 
 
 def require_current() -> None:
@@ -63,6 +71,14 @@ def distrust() -> None:
         mark = _read_mark(_path())
         if age() >= mark:
             _write_mark(Age(age().number + 1, 0))
+
+
+def _distrust_for_good() -> None:
+    """What is logged in an older copy from here on must not make up for what it lost."""
+    with marks.locked(_path()):
+        mark, current = _read_mark(_path()), age()
+        if current < mark and current.number == mark.number:  # not reconciled by another process meanwhile
+            _write_mark(Age(current.number + 1, 0))
 
 
 def renew(now: datetime) -> int:

@@ -34,5 +34,6 @@ def licence_text(order: Order) -> str:
         f"Pictures {order.headshots}, {order.tier} tier\n\n"
         f"{terms}\n\n"
         "The pictures were made by software from a photo of you. "
-        "Say so where law or good manners ask for it.\n"
+        "Say so where law or good manners ask for it. Each file says so itself, in its metadata (XMP and "
+        "Content Credentials): leave that in.\n"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from django.conf import settings
 from django.db import transaction
 
-from headshots.exceptions import NotFound
+from headshots.exceptions import NotFound, Refusal
 from headshots.faults import faultpoint
 from headshots.models import Order, OrderKey, StoredObject
 from headshots.services import clock, incarnation
@@ -19,7 +19,7 @@ from headshots.vault.blobs import BlobStore, DiskBlobStore
 from headshots.vault.cache import OrderKeys
 from headshots.vault.envelope import Kind, ObjectName, Role, open_object, role_of, seal_object
 from headshots.vault.epochs_ring import MemoryShelf, RingEpochs, Shelf
-from headshots.vault.errors import BlobMissing, StoreAway, Unreadable
+from headshots.vault.errors import BlobMissing, KeyGone, StoreAway, Unreadable
 from headshots.vault.keys import EpochStore, RootRing, new_order_key
 from pipelines.errors import Retryable
 
@@ -99,10 +99,17 @@ def _retried() -> Iterator[None]:
 
 
 def create_keys(order: Order, now: datetime) -> None:
-    """Give a new order its two wrapped keys, in the caller's transaction. Raises Retryable("store_away")."""
+    """Give a new order its two wrapped keys, in the caller's transaction.
+
+    Raises Retryable("store_away"), or Refusal("clock_skew") when this hour's key was destroyed already, by a
+    clock that was ahead: then no photo can be taken before the next hour.
+    """
     for role in Role:
-        with _retried():
-            wrapped = new_order_key(epochs(), order_id=order.id, role=role, epoch=order.epoch, now=now)
+        try:
+            with _retried():
+                wrapped = new_order_key(epochs(), order_id=order.id, role=role, epoch=order.epoch, now=now)
+        except KeyGone as error:
+            raise Refusal("clock_skew") from error
         OrderKey.objects.create(order=order, role=role, wrapped=wrapped)
 
 

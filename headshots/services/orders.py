@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import logging
 import secrets
 import uuid
 from collections.abc import Sequence
@@ -15,13 +16,28 @@ from django.db import IntegrityError, transaction
 from headshots.exceptions import NotFound, Refusal
 from headshots.faults import faultpoint
 from headshots.hints import Task, enqueue
-from headshots.models import ConsentRecord, Order, Shot, StyleVersion
-from headshots.services import audit, clock, consent, incarnation, objects, payments, purge, styles, uploads
+from headshots.models import ConsentRecord, Order, Payment, Shot, StyleVersion
+from headshots.services import (
+    audit,
+    clock,
+    consent,
+    estimates,
+    fair_queue,
+    incarnation,
+    objects,
+    payments,
+    purge,
+    queue_clock,
+    styles,
+    uploads,
+)
 from headshots.states import OrderState, ShotState
 from headshots.tiers import TIERS, Tier
 from headshots.vault.keys import epoch_of, not_after_of
 from headshots.vault.receipts import new_receipt_id
 from headshots.vault.tokens import is_well_formed, new_token, token_digest
+
+log = logging.getLogger(__name__)
 
 SERVICE_MARGIN: Final = timedelta(minutes=30)  # reads stop this long before the keys die
 SPARE_SEEDS: Final = 2  # a picture that fails the quality gate is redone with the next seed
@@ -59,6 +75,7 @@ def place(
     versions = styles.chosen(tier, style_slugs)
     if upload_id and Order.objects.filter(upload_id=upload_id).exists():
         raise Refusal("already_ordered")
+    estimates.require_room(tier, not_after_of(epoch_of(now)) - SERVICE_MARGIN, now)
     clean = uploads.clean(raw)
     faultpoint("upload.cleaned")
 
@@ -118,15 +135,20 @@ def _new_order(tier: Tier, upload_id: uuid.UUID | None, token: str, now: datetim
 
 def _plan(order: Order, versions: Sequence[StyleVersion], now: datetime) -> list[Shot]:
     """The shots, styles taken in turn so that the first pictures already show the variety."""
+    styled = [versions[place % len(versions)] for place in range(order.headshots)]
+    works = [fair_queue.work_of(version.num_inference_steps, order.long_edge) for version in styled]
+    offsets = fair_queue.offsets(works, TIERS[order.tier])
     return [
         Shot(
             order=order,
             index=index,
-            style_version=(version := versions[(index - 1) % len(versions)]),
+            style_version=version,
             seed=seeds_of(order, version.pk, index)[0],
             not_before=now,
+            work=work,
+            virtual_offset=offset,
         )
-        for index in range(1, order.headshots + 1)
+        for index, (version, work, offset) in enumerate(zip(styled, works, offsets, strict=True), start=1)
     ]
 
 
@@ -181,6 +203,7 @@ def accept(order: Order, now: datetime) -> None:
     with transaction.atomic():
         target = OrderState.AWAITING_PAYMENT if order.price_cents else OrderState.QUEUED
         if Order.objects.filter(pk=order.pk).move(target, assessed_at=now) and target == OrderState.QUEUED:
+            queue_clock.enter(order, now)
             enqueue(Task.RENDER, copies=order.headshots)
         faultpoint("accept.moved")
     faultpoint("accept.committed")
@@ -197,11 +220,30 @@ def refuse(order: Order, code: str, now: datetime) -> None:
         faultpoint("refuse.moved")
     if moved:
         faultpoint("refuse.committed")
-        payments.refund_missing(order, now)  # paid while the photo was being looked at
-        faultpoint("refuse.refunded")
-        purge.erase_contents(order, now)
+        _erase_refused(order, now)
 
 
+def _erase_refused(order: Order, now: datetime) -> None:
+    payments.refund_missing(order, now)  # paid while the photo was being looked at
+    faultpoint("refuse.refunded")
+    purge.erase_contents(order, now)
+
+
+def resume(now: datetime) -> None:
+    """Go on where a process died between two steps: paid orders not started, refused photos still there."""
+    paid = Order.objects.live(now).filter(
+        state=OrderState.AWAITING_PAYMENT, payment__state=Payment.State.PAID
+    )
+    for order in paid:
+        payments.start_if_paid(order, now)
+    for order in Order.objects.filter(state=OrderState.REFUSED, absent_at=None):
+        try:
+            _erase_refused(order, now)
+        except (OSError, RuntimeError) as error:  # the store is away: the next sweep tries again
+            log.error("refused order %s could not be erased: %s", order.pk, type(error).__name__)
+
+
+@transaction.atomic
 def finish(order_id: uuid.UUID, now: datetime) -> None:
     """Close an order whose shots are all final, in a transaction of its own; refund what failed."""
     shots = Shot.objects.filter(order_id=order_id)
@@ -211,7 +253,7 @@ def finish(order_id: uuid.UUID, now: datetime) -> None:
     if Order.objects.filter(pk=order_id).move(target, finished_at=now):
         faultpoint("finish.moved")
         payments.refund_missing(Order.objects.get(pk=order_id), now)
-        faultpoint("finish.committed")
+        faultpoint("finish.refunded")
 
 
 @transaction.atomic

@@ -1,23 +1,44 @@
 """Money: what an order costs, the event that says it was paid, and what goes back by itself.
 
-The embedded provider is a test: its page says TEST, and no card exists. Whatever the provider, an order
-starts from a verified event and never from the browser coming back.
+An order starts from a verified event and never from the browser coming back. Refunds are rows first; what
+sends them to the provider is `services.settlement`.
 """
 
+import logging
 import uuid
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from enum import StrEnum
+from typing import Final
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
-from django.db.models import Sum
+from django.db import transaction
 
 from headshots.exceptions import Refusal
 from headshots.faults import faultpoint
 from headshots.hints import Task, enqueue
-from headshots.models import Order, Payment, PaymentEvent, Refund, Shot
-from headshots.services import audit
-from headshots.states import LIVE_STATES, OrderState, ShotState
-from headshots.tiers import CURRENCY
+from headshots.models import Dispute, Order, Payment, PaymentEvent, Refund, Shot
+from headshots.payments import provider as provider_named
+from headshots.payments.types import Return
+from headshots.services import audit, estimates, queue_clock
+from headshots.states import OrderState, ShotState
+from headshots.tiers import CURRENCY, TIERS
+
+log = logging.getLogger(__name__)
+
+PAYABLE_STATES: Final = (OrderState.ASSESSING, OrderState.AWAITING_PAYMENT)
+FREEZING: Final = (Dispute.State.OPEN, Dispute.State.LOST)
+
+
+class Outcome(StrEnum):
+    """What became of something a provider said."""
+
+    TAKEN = "taken"  # the payment is paid now, and was not before
+    NOTED = "noted"
+    NOTHING_NEW = "nothing new"
+    REPEATED = "repeated"  # this very event had its effect before
+    FOREIGN = "foreign"  # about no payment of ours
+    MISMATCH = "mismatch"  # about one of ours, and not as we know it: nothing was changed
 
 
 def open_payment(order: Order, now: datetime) -> Payment:
@@ -34,45 +55,111 @@ def open_payment(order: Order, now: datetime) -> Payment:
 
 def payable(order: Order) -> Payment:
     """The open payment of an order. Raises Refusal("not_payable") when there is none, or it was paid."""
-    payment = Payment.objects.filter(order=order, state=Payment.State.OPEN).first()
-    if payment is None or order.state not in (OrderState.ASSESSING, OrderState.AWAITING_PAYMENT):
+    payment = Payment.objects.filter(
+        order=order, state=Payment.State.OPEN, provider=settings.PAYMENTS
+    ).first()
+    if payment is None or order.state not in PAYABLE_STATES:
         raise Refusal("not_payable")
     return payment
+
+
+def payment_of(order: Order) -> Payment:
+    """The payment of an order, whatever its state. Raises Refusal("not_payable") when it costs nothing."""
+    payment = Payment.objects.filter(order=order).first()
+    if payment is None:
+        raise Refusal("not_payable")
+    return payment
+
+
+# --- what a provider says ---------------------------------------------------------------------------------
 
 
 def confirm_test_payment(order: Order, now: datetime) -> None:
     """What the test checkout's button does: the provider's event, delivered to ourselves.
 
-    Raises Refusal("not_payable").
+    Raises Refusal: not_payable, or queue_full when the pictures would come too late to be worth the money.
     """
     payment = payable(order)
+    if payment.provider != "test":
+        raise Refusal("not_payable")
+    estimates.require_room(TIERS[order.tier], order.expires_at, now)
     record_event(provider="test", event_id=f"paid-{payment.reference}", reference=payment.reference, now=now)
 
 
 def record_event(*, provider: str, event_id: str, reference: str, now: datetime) -> bool:
-    """Take a verified "paid" event: once. False when the event, or the payment, was recorded before."""
-    try:
-        with transaction.atomic():
-            PaymentEvent.objects.create(provider=provider, event_id=event_id, received_at=now)
-            paid = Payment.objects.filter(
-                provider=provider, reference=reference, state=Payment.State.OPEN, order__state__in=LIVE_STATES
-            ).update(state=Payment.State.PAID, paid_at=now)
-            if paid:
-                order = Order.objects.get(payment__reference=reference)
-                audit.record(
-                    "payment.paid",
-                    actor=provider,
-                    reference=order.receipt_id,
-                    now=now,
-                    cents=order.price_cents,
-                )
-            faultpoint("payment.recorded")
-    except IntegrityError:
-        return False
+    """Take a verified "paid" event that was compared with the payment: once.
+
+    False when the event, or the payment, was recorded before.
+    """
+
+    def effect() -> Outcome:
+        payment = Payment.objects.filter(provider=provider, reference=reference).first()
+        return take(payment, f"{provider}-{reference}", now) if payment else Outcome.FOREIGN
+
+    outcome = once(provider=provider, event_id=event_id, effect=effect, now=now)
+    if outcome is Outcome.TAKEN:
+        start_if_paid(Order.objects.get(payment__reference=reference), now)
+    return outcome is Outcome.TAKEN
+
+
+def once(*, provider: str, event_id: str, effect: Callable[[], Outcome], now: datetime) -> Outcome:
+    """Record an event and have its effect in one transaction; REPEATED, and no effect, the second time.
+
+    An event that concerns no payment of ours leaves no row: accounts may be shared.
+    """
+    with transaction.atomic():
+        _, is_new = PaymentEvent.objects.get_or_create(
+            provider=provider, event_id=event_id, defaults={"received_at": now}
+        )
+        if not is_new:
+            return Outcome.REPEATED
+        outcome = effect()
+        if outcome is Outcome.FOREIGN:
+            transaction.set_rollback(True)
+        faultpoint("payment.recorded")
     faultpoint("payment.committed")
-    if paid:
-        start_if_paid(order, now)
-    return bool(paid)
+    return outcome
+
+
+def take(payment: Payment, charge_reference: str, now: datetime) -> Outcome:
+    """Record that a payment was made, in the caller's transaction.
+
+    Money for an order that can no longer be made goes back at once. The order's row is locked: it is either
+    refused or fenced after this, and sees the payment, or before, and this sees it.
+    """
+    order = Order.objects.select_for_update().get(pk=payment.order_id)
+    taken = Payment.objects.filter(pk=payment.pk, state=Payment.State.OPEN).update(
+        state=Payment.State.PAID,
+        paid_at=now,
+        charge_reference=charge_reference,
+        checkout_state=Payment.CheckoutState.OPEN,
+    )
+    if not taken:
+        return Outcome.NOTHING_NEW
+    # An old copy of the database does not know what was delivered after it was made: staff decide there.
+    if order.state not in PAYABLE_STATES and order.purge_reason != "restored":
+        refund_missing(order, now)
+    audit.record(
+        "payment.paid",
+        actor=payment.provider,
+        reference=order.receipt_id,
+        now=now,
+        cents=payment.amount_cents,
+    )
+    return Outcome.TAKEN
+
+
+def mismatch(payment: Payment, what: str, now: datetime) -> Outcome:
+    """Put on record that a provider told something else than we know; nothing else is changed."""
+    log.error("payment %s: the provider's %s is not ours", payment.pk, what)
+    audit.record(
+        "payment.mismatch",
+        actor=payment.provider,
+        reference=payment.order.receipt_id,
+        now=now,
+        what=what,
+    )
+    return Outcome.MISMATCH
 
 
 @transaction.atomic
@@ -82,35 +169,179 @@ def start_if_paid(order: Order, now: datetime) -> None:
         pk=order.pk, state=OrderState.AWAITING_PAYMENT, payment__state=Payment.State.PAID
     )
     if waiting.move(OrderState.QUEUED):
+        queue_clock.enter(order, now)
         enqueue(Task.RENDER, copies=order.headshots)
+
+
+# --- what goes back ---------------------------------------------------------------------------------------
 
 
 @transaction.atomic
 def refund_missing(order: Order, now: datetime) -> int:
-    """Give back the price of the pictures that are not there; the cents given back now.
-
-    Each missing picture is worth price / headshots; the cents are rounded in the customer's favour.
-    """
-    payment = Payment.objects.select_for_update().filter(order=order, state=Payment.State.PAID).first()
+    """Give back the price of the pictures that are not there; the cents given back now."""
+    payment = _paid(order)
     if payment is None:
         return 0
-    delivered = Shot.objects.filter(order=order, state=ShotState.DONE).count()
-    owed = -(-payment.amount_cents * (order.headshots - delivered) // order.headshots)
-    given = payment.refunds.aggregate(total=Sum("amount_cents"))["total"] or 0
-    if owed <= given:
-        return 0
-    Refund.objects.create(
-        payment=payment,
-        sequence=payment.refunds.count() + 1,
-        amount_cents=owed - given,
-        reason="not delivered",
-        created_at=now,
+    delivered = Shot.objects.filter(order=order, state=ShotState.DONE).values_list("index", flat=True)
+    missing = set(range(1, order.headshots + 1)) - set(delivered)
+    # One that failed counts as given: it would only fail again, and staff were told.
+    return _give_back(
+        payment,
+        missing,
+        Refund.Reason.NOT_DELIVERED,
+        before=list(payment.refunds.all()),
+        actor="service",
+        now=now,
     )
-    audit.record("payment.refunded", actor="service", reference=order.receipt_id, now=now, cents=owed - given)
+
+
+@transaction.atomic
+def refund(order: Order, *, pictures: Iterable[int] | None = None, actor: str, now: datetime) -> int:
+    """Staff: give back the price of some pictures, by their indexes, or of all; the cents given back now.
+
+    What went back for the same pictures before counts. Works in every state of the order, also when it is
+    deleted. Raises Refusal: headshot_not_found for an index it does not have, not_refundable when it was not
+    paid or nothing of what is asked for is left.
+    """
+    every = set(range(1, order.headshots + 1))
+    chosen = every if pictures is None else set(pictures)
+    if not chosen <= every:
+        raise Refusal("headshot_not_found")
+    payment = _paid(order)
+    if payment is None:
+        raise Refusal("not_refundable")
+    before = list(payment.refunds.exclude(state=Refund.State.FAILED))
+    cents = _give_back(payment, chosen, Refund.Reason.STAFF, before=before, actor=actor, now=now)
+    if not cents:
+        raise Refusal("not_refundable")
+    return cents
+
+
+def record_outside_refunds(payment: Payment, total_cents: int, now: datetime) -> int:
+    """Take note that `total_cents` in all went back without us; the cents of it that are new to us."""
+    with transaction.atomic():
+        locked = Payment.objects.select_for_update().get(pk=payment.pk)
+        known = locked.refunds.filter(reason=Refund.Reason.OUTSIDE).values_list("amount_cents", flat=True)
+        if (cents := total_cents - sum(known)) <= 0:
+            return 0
+        _write(locked, cents, Refund.Reason.OUTSIDE, (), now)
+        _audit_refund(locked, cents, locked.provider, now)
+    return cents
+
+
+def fail_refund(row: Refund, code: str, now: datetime, *, provider_id: str = "") -> Outcome:
+    """Record that a refund did not arrive, and will not: staff must find another way."""
+    failed = Refund.objects.filter(pk=row.pk).exclude(state=Refund.State.FAILED)
+    if not failed.update(
+        state=Refund.State.FAILED, error_code=code[:60], provider_id=provider_id or row.provider_id
+    ):
+        return Outcome.NOTHING_NEW
+    log.error("refund %s failed: staff must look at it", row.pk)
+    audit.record(
+        "refund.failed",
+        actor=row.payment.provider,
+        reference=row.payment.order.receipt_id,
+        now=now,
+        sequence=row.sequence,
+        code=code,
+    )
+    return Outcome.NOTED
+
+
+@transaction.atomic
+def refuse_refund(row: Refund, code: str, left_cents: int, now: datetime) -> None:
+    """The provider does not take a refund: of its charge `left_cents` have not gone back yet.
+
+    Somebody gave a part back without us, and the refund was too large: a smaller one takes its place.
+    """
+    payment = Payment.objects.select_for_update().get(pk=row.payment_id)
+    if fail_refund(row, code, now) is Outcome.NOTED and 0 < left_cents < row.amount_cents:
+        _write(payment, left_cents, Refund.Reason(row.reason), row.pictures, now)
+        _audit_refund(payment, left_cents, "service", now)
+
+
+def _paid(order: Order) -> Payment | None:
+    return Payment.objects.select_for_update().filter(order=order, state=Payment.State.PAID).first()
+
+
+def _give_back(
+    payment: Payment,
+    pictures: set[int],
+    reason: Refund.Reason,
+    *,
+    before: list[Refund],
+    actor: str,
+    now: datetime,
+) -> int:
+    """One row for what is still owed for `pictures` and those of the refunds `before`.
+
+    Each picture is worth price / headshots; the cents of all together are rounded in the customer's favour.
+    """
+    returned = pictures.union(*(each.pictures for each in before))
+    owed = -(-payment.amount_cents * len(returned) // payment.order.headshots)
+    given = sum(each.amount_cents for each in before if each.reason != Refund.Reason.OUTSIDE)
+    alive = payment.refunds.exclude(state=Refund.State.FAILED).values_list("amount_cents", flat=True)
+    cents = min(owed - given, payment.amount_cents - sum(alive))
+    if cents <= 0:
+        return 0
+    _write(payment, cents, reason, pictures, now)
+    _audit_refund(payment, cents, actor, now)
     faultpoint("refund.recorded")
-    return int(owed - given)
+    return cents
+
+
+def _write(
+    payment: Payment, cents: int, reason: Refund.Reason, pictures: Iterable[int], now: datetime
+) -> None:
+    sequence = payment.refunds.count() + 1
+    row = Refund(
+        payment=payment,
+        sequence=sequence,
+        amount_cents=cents,
+        reason=reason,
+        pictures=sorted(pictures),
+        created_at=now,
+        not_before=now,
+    )
+    if reason == Refund.Reason.OUTSIDE:
+        row.state, row.sent_at = Refund.State.SENT, now
+    elif payment.provider == settings.PAYMENTS and provider_named(payment.provider).is_immediate:
+        row.provider_id = provider_named(payment.provider).send_back(return_of(row)).id
+        row.state, row.sent_at = Refund.State.SENT, now
+    else:
+        enqueue(Task.SETTLE)
+    row.save(force_insert=True)
+
+
+def return_of(row: Refund) -> Return:
+    """A refund as its provider is asked for it."""
+    return Return(
+        reference=row.payment.reference,
+        sequence=row.sequence,
+        charge_reference=row.payment.charge_reference,
+        amount_cents=row.amount_cents,
+    )
+
+
+def _audit_refund(payment: Payment, cents: int, actor: str, now: datetime) -> None:
+    reference = payment.order.receipt_id
+    audit.record("payment.refunded", actor=actor, reference=reference, now=now, cents=cents)
 
 
 def is_refunded(order: Order) -> bool:
-    """Whether any money of this order went back."""
+    """Whether any money of this order went back, or is on its way."""
     return Refund.objects.filter(payment__order=order).exists()
+
+
+# --- disputes ---------------------------------------------------------------------------------------------
+
+
+def is_frozen(order: Order) -> bool:
+    """Whether the customer's bank wants the money of this order back, or has it."""
+    return Dispute.objects.filter(payment__order=order, state__in=FREEZING).exists()
+
+
+def require_undisputed(order: Order) -> None:
+    """Raises Refusal("payment_disputed") while `is_frozen`; the order can still be deleted."""
+    if is_frozen(order):
+        raise Refusal("payment_disputed")

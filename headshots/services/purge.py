@@ -7,20 +7,32 @@ unreadable; what follows removes the noise, and proves it.
 import logging
 import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Max, Value
+from django.db.models import F, Max, Q, Value
 from django.db.models.functions import Coalesce, Greatest
 
 from headshots.exceptions import Refusal
 from headshots.faults import faultpoint
 from headshots.models import Heartbeat, Order, Receipt, Selfie, Shot, StoredObject
-from headshots.services import audit, incarnation, objects, payments, receipts, shredding, storage, tombstones
-from headshots.states import OrderState, ShotState
+from headshots.services import (
+    audit,
+    clock,
+    incarnation,
+    objects,
+    payments,
+    receipts,
+    shredding,
+    storage,
+    tombstones,
+)
+from headshots.states import LIVE_STATES, OrderState, ShotState
+from headshots.vault import files
 from headshots.vault.errors import StoreAway
 from headshots.vault.receipts import is_receipt_id
 
@@ -29,7 +41,9 @@ log = logging.getLogger(__name__)
 HEARTBEAT: Final = "purge"
 PRUNING: Final = "tombstones"  # the heartbeat of what need not be done at every pass
 PRUNING_INTERVAL: Final = timedelta(hours=1)
+WRITE_PATIENCE: Final = timedelta(minutes=10)  # a file of a few hundred bytes is written within seconds
 NUDGE_SECONDS: Final = 0.05  # what a customer's request may spend on somebody else's deletion
+SHREDDED_AT_ONCE: Final = 100  # orders whose keys are gone before the journal is cut off behind them
 MAX_LEASE_WAIT: Final = timedelta(minutes=20)
 BACK_OFF_SECONDS: Final = (5, 15, 60, 300)  # per order, and never slower than the last
 
@@ -59,10 +73,13 @@ def request(order: Order, *, actor: str, now: datetime) -> str:
 
 
 def begin(order: Order, *, reason: str, now: datetime) -> bool:
-    """P0, fence: from this commit on nothing can be read, claimed or written. False if begun before.
+    """P0, fence: from this commit on nothing can be read, claimed or written. False if begun before."""
+    begun = _fence(order, reason, now)
+    incarnation.observe()  # also when the store takes no tombstone now, an older copy will be known as one
+    return begun
 
-    Paid pictures that were not delivered by now never will be: their price goes back.
-    """
+
+def _fence(order: Order, reason: str, now: datetime) -> bool:
     with transaction.atomic():
         begun = Order.objects.filter(pk=order.pk).move(
             OrderState.PURGING,
@@ -78,8 +95,6 @@ def begin(order: Order, *, reason: str, now: datetime) -> bool:
             audit.record("purge.begun", actor=reason, reference=order.receipt_id, now=now)
         faultpoint("purge.fencing")
     faultpoint("purge.fenced")
-    if begun and reason != "restored":  # an old copy does not know what was delivered after it was made
-        payments.refund_missing(order, now)
     objects.forget_keys(order)
     return bool(begun)
 
@@ -107,25 +122,65 @@ def _forget_absent_objects(order: Order) -> None:
 
 
 def run(now: datetime, *, limit: int = 1000) -> Tally:
-    """One pass over everything that is due. One order's failure never holds up another."""
-    begun = purged = waiting = failed = 0
-    for order in Order.objects.due(now).order_by("expires_at")[:limit]:
-        begun += _begin_safely(order, now)
-        outcome = _advance_safely(order.pk, now)
-        purged += outcome == OrderState.PURGED
-        waiting += outcome == OrderState.PURGING
-        failed += outcome is None
-    faultpoint("purge.passed")
-    selfies = shredding.destroy_due_selfies(now, limit=limit)
+    """One pass over everything that is due. One order's failure never holds up another.
+
+    Whatever is due is unreadable before the first object is deleted: the keys wait for no store.
+    """
+    begun = _end_all_due(now)
     destroyed = _destroy_due_epochs(now)
     faultpoint("epoch.destroyed")
+    selfies = shredding.destroy_due_selfie_keys(now, limit=limit)
+    ended = Order.objects.due(now).filter(state=OrderState.PURGING).order_by("expires_at")
+    outcomes = Counter(
+        # A receipt says when things were done: in a long pass that is later than when the pass began.
+        _advance_safely(order_id, max(now, clock.now()))
+        for order_id in list(ended.values_list("pk", flat=True)[:limit])
+    )
+    faultpoint("purge.passed")
+    shredding.delete_keyless_selfies(limit=limit)
     objects.drop_expired_keys()
     pruned = _prune_tombstones(now)
+    _drop_broken_writes(now)
     Heartbeat.objects.update_or_create(name=HEARTBEAT, defaults={"at": now})
     if not incarnation.is_restored():  # a log that is to go on from elsewhere is not signed
         audit.checkpoint(now)
     incarnation.observe()
-    return Tally(begun, purged, waiting, failed, len(destroyed), selfies, pruned)
+    return Tally(
+        begun=begun,
+        purged=outcomes[OrderState.PURGED],
+        waiting=outcomes[OrderState.PURGING],
+        failed=outcomes[None],
+        epoch_keys_destroyed=len(destroyed),
+        selfie_keys_destroyed=selfies,
+        tombstones_removed=pruned,
+    )
+
+
+def _end_all_due(now: datetime) -> int:
+    """P0 and P1 of every order that came to its end, or was left between the two; how many were fenced."""
+    ended = Q(state=OrderState.PURGING, shredded_at__isnull=False)
+    due = list(Order.objects.due(now).exclude(ended).order_by("expires_at").values_list("pk", flat=True))
+    begun = 0
+    for start in range(0, len(due), SHREDDED_AT_ONCE):
+        for order_id in due[start : start + SHREDDED_AT_ONCE]:
+            begun += _end_safely(order_id, now)
+        shredding.truncate_journal()
+        faultpoint("purge.journal_truncated")
+        incarnation.observe()
+    return begun
+
+
+def _end_safely(order_id: uuid.UUID, now: datetime) -> bool:
+    """Fence an order and destroy its keys. False when it was fenced before, or could not be just now."""
+    begun = False
+    try:
+        order = Order.objects.get(pk=order_id)
+        begun = order.state != OrderState.PURGING and _fence(order, _why_due(order), now)
+        if order.state == OrderState.PURGING or begun:
+            shredding.destroy_keys(order, now)
+    except Exception as error:  # reads refuse it all the same, and the next step or pass tries again
+        log.error("purge of order %s could not begin: %s", order_id, type(error).__name__)
+    return begun
 
 
 def _why_due(order: Order) -> str:
@@ -144,6 +199,15 @@ def _destroy_due_epochs(now: datetime) -> list[int]:
         return []
 
 
+def _drop_broken_writes(now: datetime) -> None:
+    """What processes that died left beside keys, checkpoints and receipts; it may hold a key."""
+    for name in ("keys", "checkpoints", "receipts"):
+        try:
+            files.drop_parts(settings.DATA / name, (now - WRITE_PATIENCE).timestamp())
+        except OSError as error:
+            log.error("broken writes beside %s could not be removed: %s", name, type(error).__name__)
+
+
 def _prune_tombstones(now: datetime) -> int:
     last = Heartbeat.objects.filter(name=PRUNING).values_list("at", flat=True).first()
     if last and last > now - PRUNING_INTERVAL:
@@ -158,6 +222,19 @@ def _prune_tombstones(now: datetime) -> int:
     return removed
 
 
+def end_orders_of_the_future(now: datetime) -> int:
+    """Delete orders that were placed by a clock that was ahead of `now`, which is right; how many.
+
+    Their 24 hours would end that much too late.
+    """
+    ahead = Order.objects.filter(state__in=LIVE_STATES, created_at__gt=now + clock.MAX_SKEW)
+    order_ids = list(ahead.values_list("pk", flat=True))
+    for order_id in order_ids:
+        _end_safely(order_id, now)
+        _advance_safely(order_id, now)
+    return len(order_ids)
+
+
 def nudge(now: datetime) -> None:
     """Take one due order further, breaking its sweep off after 50 ms; one indexed query when nothing is due.
 
@@ -165,20 +242,11 @@ def nudge(now: datetime) -> None:
     never raises: this customer's request has nothing to do with that order.
     """
     until = time.monotonic() + NUDGE_SECONDS
-    for order in Order.objects.due(now).order_by()[:1]:
-        _begin_safely(order, now)
-        _advance_safely(order.pk, now, until=until)
-
-
-def _begin_safely(order: Order, now: datetime) -> bool:
-    """Fence an order that has come to its end. False when it was fenced before, or could not be just now."""
-    if order.state == OrderState.PURGING:
-        return False
-    try:
-        return begin(order, reason=_why_due(order), now=now)
-    except Exception as error:  # reads refuse it all the same, and the next pass tries again
-        log.error("purge of order %s could not begin: %s", order.pk, type(error).__name__)
-        return False
+    for order_id in Order.objects.due(now).order_by().values_list("pk", flat=True)[:1]:
+        if _end_safely(order_id, now):
+            shredding.truncate_journal()
+            incarnation.observe()
+        _advance_safely(order_id, now, until=until)
 
 
 def _advance_safely(order_id: uuid.UUID, now: datetime, *, until: float | None = None) -> str | None:
@@ -207,6 +275,8 @@ def advance(order: Order, now: datetime, *, until: float | None = None) -> str:
     if order.shredded_at is None:
         shredding.shred(order, now)
     if order.tombstoned_at is None:
+        _refund(order, now)
+        faultpoint("purge.entombing")
         tombstones.write(order, now)
         faultpoint("purge.entombed")
         Order.objects.filter(pk=order.pk).update(tombstoned_at=now)
@@ -229,6 +299,15 @@ def advance(order: Order, now: datetime, *, until: float | None = None) -> str:
     Order.objects.filter(pk=order.pk, absent_again_at=None).update(absent_again_at=now)
     faultpoint("purge.absent_again_committed")
     return _scrub_and_receipt(order, now)
+
+
+def _refund(order: Order, now: datetime) -> None:
+    """Paid pictures that were not delivered by now never will be: their price goes back.
+
+    A step of the purge and not of the fence: whoever fenced the order may die before money moves.
+    """
+    if order.purge_reason != "restored":  # an old copy does not know what was delivered after it was made
+        payments.refund_missing(order, now)
 
 
 def _erase_late_writes(order: Order, count: int, now: datetime) -> None:

@@ -1,20 +1,21 @@
 """The queue of pictures: rows claimed under a lease, committed once, given back when a worker is lost."""
 
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Count, F, Q, QuerySet
 
 from headshots.exceptions import NotFound
 from headshots.faults import faultpoint
 from headshots.hints import MAX_COPIES, Task, enqueue
 from headshots.models import Order, Shot, ShotQuerySet, StoredObject
-from headshots.services import objects, orders, purge
+from headshots.services import fair_queue, objects, orders, purge, queue_clock, styles
 from headshots.states import WORKING_STATES, OrderState, ShotState
 from headshots.tiers import TIERS
 from headshots.vault.envelope import Kind
@@ -23,9 +24,9 @@ if TYPE_CHECKING:  # they bring numpy, which the web process has no use for
     from pipelines.types import FailedShot, FinishedShot
 
 MAX_ATTEMPTS: Final = 3
-ROUND_LENGTH: Final = TIERS["free"].headshots
 CLOSING_TIME: Final = timedelta(minutes=2)  # nothing new is started this shortly before an order expires
 RETRY_PAUSE: Final = timedelta(seconds=5)
+STORE_PAUSE: Final = timedelta(seconds=15)
 UPLOAD_PATIENCE: Final = timedelta(minutes=2)
 HINT_PATIENCE: Final = timedelta(seconds=10)
 HINTS_PER_SWEEP: Final = (
@@ -46,10 +47,18 @@ class Claim:
         return orders.seeds_of(self.shot.order, self.shot.style_version_id, self.shot.index)
 
 
+def _is_free(now: datetime) -> Q:
+    return Q(state=ShotState.PENDING) | Q(state=ShotState.LEASED, lease_until__lt=now)
+
+
 def _claimable(now: datetime) -> ShotQuerySet:
-    free = Q(state=ShotState.PENDING) | Q(state=ShotState.LEASED, lease_until__lt=now)
+    return _queued(now).filter(_is_free(now))
+
+
+def _queued(now: datetime) -> ShotQuerySet:
+    """What may be in the queue now, whether or not somebody holds it."""
     return Shot.objects.filter(
-        free,
+        virtual_finish__isnull=False,  # its order has entered the queue
         order__state__in=WORKING_STATES,
         order__expires_at__gt=now + CLOSING_TIME,
         attempts__lt=MAX_ATTEMPTS,
@@ -57,56 +66,158 @@ def _claimable(now: datetime) -> ShotQuerySet:
     )
 
 
-def claim(owner: str, limit: int, now: datetime) -> list[Claim]:
-    """Up to `limit` shots, leased to `owner`; two workers never hold one.
+def claim(owner: str, limit: int, now: datetime, *, slots: int = 0) -> list[Claim]:
+    """Up to `limit` shots, leased to `owner`; two workers never hold one. Who is next: `fair_queue.choose`.
 
-    Orders advance a free pack's length at a time, oldest first: three free pictures never wait for a pack of
-    fifty, and a worker stays with one person's photo while it can.
+    `slots` is how many the worker has in all: some of them are reserved. With 0, none is. The shots of one
+    order come side by side, so that its photo is opened once.
     """
-    claims: list[Claim] = []
-    candidates = (
-        _claimable(now)
-        .annotate(round=(F("index") - 1) / ROUND_LENGTH)
-        .order_by("round", "order__created_at", "index")
-        .values_list("pk", "lease_token")
-    )
-    for pk, seen_token in candidates[: limit * 4]:  # more than needed: others are claiming at the same time
-        won = (
-            _claimable(now)
-            .filter(pk=pk, lease_token=seen_token)
-            .move(
-                ShotState.LEASED,
-                attempts=F("attempts") + 1,
-                lease_token=seen_token + 1,
-                lease_owner=owner,
-                lease_until=now + timedelta(seconds=settings.LEASE_SECONDS),
-            )
-        )
-        if not won:
-            continue
+    if not _claimable(now).exists():
+        return []
+    with transaction.atomic():
+        in_flight = _in_flight(owner, now)
+        # Rows that another worker is just looking at are skipped, and waited for when there are no others.
+        waiting = _waiting(limit, in_flight, now, skip_locked=True)
+        if not any(waiting.values()):
+            waiting = _waiting(limit, in_flight, now, skip_locked=False)
+        chosen = fair_queue.choose(waiting, in_flight, limit=limit, slots=slots, now=now)
+        won = _lease([each.shot for each in chosen], owner, now)
+        if won:
+            queue_clock.advance(fair_queue.clock_after(waiting, chosen))
+    if won:
         faultpoint("claim.won")
-        shot = Shot.objects.select_related("order", "style_version__style").get(pk=pk)
-        Order.objects.filter(pk=shot.order_id).move(OrderState.RENDERING, started_at=now)
+        for order_id in sorted({shot.order_id for shot in won if shot.order.state == OrderState.QUEUED}):
+            Order.objects.filter(pk=order_id).move(OrderState.RENDERING, started_at=now)
         faultpoint("claim.started")
-        claims.append(Claim(shot, seen_token + 1))
-        if len(claims) == limit:
-            break
-    return claims
+    first_place: dict[uuid.UUID, int] = {}
+    for place, each in enumerate(chosen):
+        first_place.setdefault(each.order, place)
+    won.sort(key=lambda shot: (first_place[shot.order_id], shot.index))
+    return [Claim(shot, shot.lease_token) for shot in won]
 
 
-def extend(owner: str, now: datetime) -> int:
-    """Heartbeat: keep everything `owner` holds; the count of shots kept."""
-    faultpoint("heartbeat.extending")
-    kept = Shot.objects.filter(state=ShotState.LEASED, lease_owner=owner).update(
-        lease_until=now + timedelta(seconds=settings.LEASE_SECONDS)
+def _in_flight(owner: str, now: datetime) -> fair_queue.InFlight:
+    leased = Shot.objects.filter(state=ShotState.LEASED, lease_until__gte=now)
+    counts = leased.values_list("order_id", "order__tier").annotate(
+        anywhere=Count("pk"), here=Count("pk", filter=Q(lease_owner=owner))
     )
+    by_order: Counter[uuid.UUID] = Counter()
+    here_by_tier: Counter[str] = Counter()
+    for order_id, tier, anywhere, here in counts.order_by():
+        by_order[order_id] += anywhere
+        here_by_tier[tier] += here
+    return fair_queue.InFlight(by_order=by_order, here_by_tier=here_by_tier)
+
+
+def _waiting(
+    limit: int, in_flight: fair_queue.InFlight, now: datetime, *, skip_locked: bool
+) -> dict[str, list[fair_queue.Waiting]]:
+    """The first shots of each tier, locked where the database can: enough for `choose` to take `limit`.
+
+    Two queries a tier, since each then reads its index in order and stops.
+    """
+    locked = _queued(now).select_for_update(skip_locked=skip_locked, of=("self",), no_key=True)
+    locked = locked.order_by("virtual_finish", "pk")
+    locked = locked.only("pk", "order_id", "work", "virtual_finish", "not_before")
+    lost = locked.filter(state=ShotState.LEASED, lease_until__lt=now)
+    pending = locked.filter(state=ShotState.PENDING)
+    return {
+        slug: _lane(
+            slug,
+            [
+                *lost.filter(order__tier=slug)[:limit],
+                *_heads(pending.filter(order__tier=slug), tier.in_flight_cap, limit, in_flight),
+            ],
+        )
+        for slug, tier in TIERS.items()
+    }
+
+
+def _heads(shots: ShotQuerySet, cap: int, limit: int, in_flight: fair_queue.InFlight) -> Collection[Shot]:
+    """`limit` of the shots, and as many again behind each order that its cap would stop among them."""
+    found: dict[int, Shot] = {}
+    capped: set[uuid.UUID] = set()
+    while True:
+        more = list(shots.exclude(order_id__in=capped)[:limit])
+        found |= {shot.pk: shot for shot in more}
+        counts = Counter(shot.order_id for shot in more)
+        stopped = {order for order, count in counts.items() if in_flight.by_order.get(order, 0) + count > cap}
+        if len(more) < limit or not stopped:
+            return found.values()
+        capped |= stopped
+
+
+def _lane(tier: str, heads: Iterable[Shot]) -> list[fair_queue.Waiting]:
+    waiting = [
+        fair_queue.Waiting(
+            shot=shot.pk,
+            order=shot.order_id,
+            tier=tier,
+            work=shot.work,
+            virtual_finish=shot.virtual_finish,
+            since=shot.not_before,
+        )
+        for shot in heads
+        if shot.virtual_finish is not None
+    ]
+    return sorted(waiting, key=lambda each: (each.virtual_finish, each.shot))
+
+
+def _lease(shot_ids: Collection[int], owner: str, now: datetime) -> list[Shot]:
+    """One conditional UPDATE; the shots that are `owner`'s from here on.
+
+    Its conditions are columns of the shot alone: a second writer that waited for the row then looks at them
+    again, which no database does for conditions on a joined table.
+    """
+    if not shot_ids:
+        return []
+    lease_until = now + timedelta(seconds=settings.LEASE_SECONDS)
+    Shot.objects.filter(_is_free(now), pk__in=shot_ids).move(
+        ShotState.LEASED,
+        attempts=F("attempts") + 1,
+        lease_token=F("lease_token") + 1,
+        lease_owner=owner,
+        lease_until=lease_until,
+    )
+    won = Shot.objects.filter(
+        pk__in=shot_ids, state=ShotState.LEASED, lease_owner=owner, lease_until=lease_until
+    )
+    return list(won.select_related("order", "style_version__style"))
+
+
+def has_claimable(now: datetime) -> bool:
+    """Whether any shot waits for a worker."""
+    return _claimable(now).exists()
+
+
+def extend(owner: str, now: datetime, known: Collection[int] | None = None) -> int:
+    """Heartbeat: keep what `owner` holds; the count of shots kept.
+
+    With `known`, only these shots: a lease whose owner was never told of it, because the database went away
+    in between, is to run out.
+    """
+    faultpoint("heartbeat.extending")
+    held = Shot.objects.filter(state=ShotState.LEASED, lease_owner=owner)
+    if known is not None:
+        held = held.filter(pk__in=known)
+    kept = held.update(lease_until=now + timedelta(seconds=settings.LEASE_SECONDS))
     faultpoint("heartbeat.extended")
     return kept
 
 
-def is_wanted(claimed: Claim) -> bool:
-    """Whether the claim still holds and its order was not fenced since."""
-    return _held(claimed).exists()
+def wanted(claims: Collection[Claim]) -> set[int]:
+    """The shots of those claims that still hold and whose orders were not fenced since; one query."""
+    leased = Shot.objects.filter(
+        pk__in=[claimed.shot.pk for claimed in claims],
+        state=ShotState.LEASED,
+        order__state__in=WORKING_STATES,
+    )
+    held = set(leased.order_by().values_list("pk", "lease_token", "order__generation"))
+    return {
+        claimed.shot.pk
+        for claimed in claims
+        if (claimed.shot.pk, claimed.lease_token, claimed.shot.order.generation) in held
+    }
 
 
 def _held(claimed: Claim) -> ShotQuerySet:
@@ -134,7 +245,7 @@ def commit(claimed: Claim, finished: "FinishedShot", now: datetime) -> bool:
     except NotFound:
         is_ours = False
     except BaseException:
-        _discard(written)
+        _discard_undelivered(written)
         raise
     if not is_ours:
         _discard(written)
@@ -173,6 +284,17 @@ def _discard(written: Sequence[StoredObject]) -> None:
         objects.discard(stored)
 
 
+def _discard_undelivered(written: Sequence[StoredObject]) -> None:
+    """Discard after an error, unless they were delivered all the same: a connection can break after COMMIT.
+
+    Where the database does not answer they stay, as objects on record, until their order is purged.
+    """
+    intended = StoredObject.State.INTENDED
+    ours = {stored.pk for stored in written}
+    undelivered = set(StoredObject.objects.filter(pk__in=ours, state=intended).values_list("pk", flat=True))
+    _discard([stored for stored in written if stored.pk in undelivered])
+
+
 def fail(claimed: Claim, failed: "FailedShot", now: datetime) -> None:
     """Give the shot back for another attempt, or close it when trying again makes no sense."""
     give_back = failed.is_retryable and claimed.shot.attempts < MAX_ATTEMPTS
@@ -185,6 +307,20 @@ def fail(claimed: Claim, failed: "FailedShot", now: datetime) -> None:
     faultpoint("fail.moved")
     if moved and not give_back:
         orders.finish(claimed.shot.order_id, now)
+
+
+def give_back(claimed: Claim, code: str, now: datetime) -> None:
+    """Give the shot back after something that is not its fault, without spending its attempt.
+
+    It rests for STORE_PAUSE, so that a store that stays away costs little work.
+    """
+    _held(claimed).move(
+        ShotState.PENDING,
+        attempts=F("attempts") - 1,
+        error_code=code,
+        lease_owner="",
+        not_before=now + STORE_PAUSE,
+    )
 
 
 def release(owner: str) -> int:
@@ -204,14 +340,20 @@ class Swept:
     abandoned: int
 
 
-def sweep(now: datetime) -> Swept:
-    """Mend what lost messages and dead workers left behind: hint again, close what has no attempts left."""
+def unassessed(now: datetime) -> list[Order]:
+    """The first orders whose photo nobody looks at, though a hint should have reached a worker by now."""
     waiting = (
         Order.objects.live(now)
         .filter(state=OrderState.ASSESSING, selfies__isnull=False, created_at__lt=now - HINT_PATIENCE)
         .exclude(assess_lease_until__gt=now)
-        .order_by("created_at")[:HINTS_PER_SWEEP]
+        .order_by("created_at")
     )
+    return list(waiting[:HINTS_PER_SWEEP])
+
+
+def sweep(now: datetime) -> Swept:
+    """Mend what lost messages and dead workers left behind: hint again, close what has no attempts left."""
+    waiting = unassessed(now)
     for order in waiting:
         if order.assess_attempts >= MAX_ATTEMPTS:
             orders.refuse(order, "photo_unusable", now)
@@ -221,12 +363,17 @@ def sweep(now: datetime) -> Swept:
     if pending_count:
         enqueue(Task.RENDER, copies=pending_count)
     faultpoint("sweep.hinted")
+    given_up, abandoned = mend(now)
     return Swept(
-        assess_hints=len(waiting),
-        render_hints=pending_count,
-        given_up=_give_up(now),
-        abandoned=_close_abandoned(now),
+        assess_hints=len(waiting), render_hints=pending_count, given_up=given_up, abandoned=abandoned
     )
+
+
+def mend(now: datetime) -> tuple[int, int]:
+    """The part of a sweep that needs no broker; how many shots it gave up, and abandoned uploads closed."""
+    orders.resume(now)
+    styles.switch_off_failing(now)
+    return _give_up(now), _close_abandoned(now)
 
 
 def _give_up(now: datetime) -> int:

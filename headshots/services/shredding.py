@@ -24,6 +24,13 @@ SELFIE_KINDS: Final = tuple(kind for kind in Kind if role_of(kind) == Role.SELFI
 
 def shred(order: Order, now: datetime) -> None:
     """Delete the order's key rows, and what this process and the database's journal still hold of them."""
+    destroy_keys(order, now)
+    truncate_journal()
+    faultpoint("purge.journal_truncated")
+
+
+def destroy_keys(order: Order, now: datetime) -> None:
+    """Delete the order's key rows; `truncate_journal` is still to follow, once for many orders."""
     with transaction.atomic():
         OrderKey.objects.filter(order=order).delete()
         is_first = Order.objects.filter(pk=order.pk, shredded_at=None).update(shredded_at=now)
@@ -33,8 +40,6 @@ def shred(order: Order, now: datetime) -> None:
         faultpoint("purge.shredding")
     objects.forget_keys(order)
     faultpoint("purge.shredded")
-    truncate_journal()
-    faultpoint("purge.journal_truncated")
 
 
 def selfies_due(now: datetime) -> OrderQuerySet:
@@ -46,15 +51,20 @@ def selfies_due(now: datetime) -> OrderQuerySet:
     )
 
 
-def destroy_due_selfies(now: datetime, *, limit: int) -> int:
-    """Destroy the selfie keys that are due and delete the selfies; how many keys.
-
-    A selfie that the store would not delete is noise by then, and is tried again at the next pass.
-    """
+def destroy_due_selfie_keys(now: datetime, *, limit: int) -> int:
+    """Destroy the selfie keys that are due; how many. `delete_keyless_selfies` is to follow."""
     destroyed = sum(_destroy_selfie_key(order, now) for order in selfies_due(now)[:limit])
     if destroyed:
         faultpoint("selfie.shredded")
         truncate_journal()
+    return destroyed
+
+
+def delete_keyless_selfies(*, limit: int) -> None:
+    """Delete the selfies whose keys were destroyed before their orders' end.
+
+    One that the store would not delete is noise by then, and is tried again at the next pass.
+    """
     left = StoredObject.objects.filter(
         kind__in=SELFIE_KINDS,
         state=StoredObject.State.STORED,
@@ -69,7 +79,6 @@ def destroy_due_selfies(now: datetime, *, limit: int) -> int:
             log.error("selfie %s could not be deleted: %s", stored.pk, type(error).__name__)
         else:
             StoredObject.objects.filter(pk=stored.pk).update(state=StoredObject.State.DELETED)
-    return destroyed
 
 
 @transaction.atomic

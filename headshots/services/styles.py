@@ -1,18 +1,29 @@
 """Styles: the built-in ones, immutable versions, publishing, and what a tier may choose."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Count, F, Max, Q
 
 from headshots.exceptions import Refusal
-from headshots.models import PRESET_FIELDS, Style, StyleVersion, columns_of
+from headshots.models import PRESET_FIELDS, Shot, Style, StyleVersion, columns_of
 from headshots.services import audit
+from headshots.states import ShotState
 from headshots.tiers import Tier
 from pipelines.presets import PresetError, StylePreset
 from pipelines.styles import BUILTIN
+
+log = logging.getLogger(__name__)
+
+# A style is switched off when more than a fifth of its shots of the last ten minutes failed for good. Fewer
+# than ten say nothing, and a single order may fail for its photo alone.
+FAILING_WINDOW: Final = timedelta(minutes=10)
+FAILING_LEAST_SHOTS: Final = 10
+FAILING_LEAST_ORDERS: Final = 2
+FAILING_SHARE: Final = 0.2
 
 
 def published(tier: Tier) -> list[Style]:
@@ -26,7 +37,7 @@ def published(tier: Tier) -> list[Style]:
 def chosen(tier: Tier, slugs: Sequence[str]) -> list[StyleVersion]:
     """The current versions of the chosen styles, in display order; all of the tier's when none is named.
 
-    Raises Refusal: unknown_style, style_not_in_tier.
+    Raises Refusal: unknown_style, style_not_in_tier, no_style_left.
     """
     everything = {style.slug: style for style in published_everywhere()}
     for slug in slugs:
@@ -37,7 +48,7 @@ def chosen(tier: Tier, slugs: Sequence[str]) -> list[StyleVersion]:
     wanted = slugs or tier.style_slugs or tuple(everything)
     versions = [style.current for slug, style in everything.items() if slug in wanted and style.current]
     if not versions:
-        raise Refusal("unknown_style")
+        raise Refusal("no_style_left")
     return versions
 
 
@@ -109,13 +120,63 @@ def describe(style: Style, changed: Sequence[str], *, actor: str, now: datetime)
 @transaction.atomic
 def set_status(style: Style, status: Style.Status, *, actor: str, now: datetime) -> bool:
     """Publish, retire or unpublish; False when the style is in that state already or has no version yet."""
-    moved = (
-        Style.objects.filter(pk=style.pk, current__isnull=False).exclude(status=status).update(status=status)
-    )
+    changes: dict[str, Any] = {"status": status, "switched_off_at": None}
+    if status == Style.Status.PUBLISHED:
+        changes["published_at"] = now
+    moved = Style.objects.filter(pk=style.pk, current__isnull=False).exclude(status=status).update(**changes)
     if moved:
         style.status = status
         audit.record("style.status", actor=actor, reference=style.slug, now=now, status=str(status))
     return bool(moved)
+
+
+def switch_off_failing(now: datetime) -> list[str]:
+    """Take the styles that fail too often out of the choice; their slugs. Running orders are not touched.
+
+    Counted are the shots of the current version since it was last published, so a style that staff switch on
+    again begins anew. Shots whose worker was lost count for nothing.
+    """
+    finished = Shot.objects.filter(
+        state__in=(ShotState.DONE, ShotState.FAILED),
+        finished_at__gt=now - FAILING_WINDOW,
+        finished_at__lte=now,
+        style_version=F("style_version__style__current"),
+        style_version__style__status=Style.Status.PUBLISHED,
+    ).exclude(error_code="worker_lost")
+    counts = (
+        finished.filter(
+            Q(style_version__style__published_at=None)
+            | Q(finished_at__gt=F("style_version__style__published_at"))
+        )
+        .order_by()
+        .values_list("style_version__style")
+        .annotate(
+            shots=Count("pk"),
+            failed=Count("pk", filter=Q(state=ShotState.FAILED)),
+            orders=Count("order", filter=Q(state=ShotState.FAILED), distinct=True),
+        )
+        .filter(shots__gte=FAILING_LEAST_SHOTS, orders__gte=FAILING_LEAST_ORDERS)
+    )
+    return [
+        slug
+        for style_id, shot_count, failed_count, _ in counts
+        if failed_count > FAILING_SHARE * shot_count
+        and (slug := _switch_off(style_id, shot_count, failed_count, now))
+    ]
+
+
+@transaction.atomic
+def _switch_off(style_id: int, shot_count: int, failed_count: int, now: datetime) -> str:
+    """The style's slug; empty when somebody was faster."""
+    published = Style.objects.filter(pk=style_id, status=Style.Status.PUBLISHED)
+    slug = Style.objects.values_list("slug", flat=True).get(pk=style_id)
+    if not published.update(status=Style.Status.RETIRED, switched_off_at=now):
+        return ""
+    log.error("style %s is switched off: %d of %d shots failed", slug, failed_count, shot_count)
+    audit.record(
+        "style.switched_off", actor="service", reference=slug, now=now, shots=shot_count, failed=failed_count
+    )
+    return slug
 
 
 @transaction.atomic

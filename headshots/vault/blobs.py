@@ -108,11 +108,7 @@ class DiskBlobStore:
         if not _STORED.fullmatch(name):
             raise ValueError(f"not a name of this store: {name!r}")
         path = self._root / name
-        try:
-            path.unlink()
-            was_there = True
-        except FileNotFoundError:
-            was_there = False
+        was_there = _unlink(path)
         if not self._drop_folder(path.parent) and was_there:
             files.sync_folder(path.parent)
         return was_there
@@ -121,12 +117,18 @@ class DiskBlobStore:
         require_order_prefix(prefix)
         left: OSError | None = None
         deleted = 0
-        for name in [*self.list(prefix)]:
+        folders = {self._root / prefix}
+        for path in [self._root / name for name in self.list(prefix)]:
+            folders.add(path.parent)
             try:
-                deleted += self.delete(name)
+                deleted += _unlink(path)
                 faultpoint("purge.object_deleted")
             except OSError as error:
                 left = error
+        # Made durable once for each folder instead of for each file; the deepest go first.
+        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+            if not self._drop_folder(folder):
+                files.sync_folder(folder)
         if left is not None:
             raise left
         return deleted
@@ -176,6 +178,15 @@ class DiskBlobStore:
             return False
         files.sync_folder(folder.parent)
         return True
+
+
+def _unlink(path: Path) -> bool:
+    """Whether there was something to remove."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _raise_unless_gone(error: OSError) -> None:

@@ -46,6 +46,22 @@ def finish_part(part: Path, path: Path, data: bytes | bytearray) -> None:
     sync_folder(path.parent)
 
 
+def drop_parts(folder: Path, before: float) -> int:
+    """Remove the parts that broken writes left in the folder before that time (seconds); how many.
+
+    What a part holds may be a key. A folder that does not exist has none.
+    """
+    dropped = 0
+    for part in folder.glob("*.part"):
+        with suppress(FileNotFoundError):  # its writer has finished, or another pass was first
+            if part.stat().st_mtime < before:
+                part.unlink()
+                dropped += 1
+    if dropped:
+        sync_folder(folder)
+    return dropped
+
+
 def sync_folder(folder: Path) -> None:
     """Make the folder's names durable. A folder that is gone meanwhile has none."""
     with suppress(FileNotFoundError):

@@ -1,33 +1,42 @@
 """The outer wall: one constant policy for what pages may load, and bounds on what requests may bring."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, Final, TypeAlias
 
+from django.conf import settings
 from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, QueryDict
 from django.http.response import HttpResponseBase
 
 from headshots.exceptions import Refusal
+from headshots.payments import provider
 from headshots.services.uploads import MAX_BYTES
 from headshots.web import pages
 from headshots.web.uploadhandler import BoundedMemoryUploadHandler
 
 Handler: TypeAlias = Callable[[HttpRequest], HttpResponseBase]
 
-POLICY: Final = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' blob:",  # blob: the chosen photo's thumbnail, which never leaves the page
-        "connect-src 'self'",
-        "font-src 'self'",
-        "manifest-src 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-        "base-uri 'none'",
+
+def policy(form_origins: Sequence[str]) -> str:
+    """The Content-Security-Policy of every page. A form may lead to us, and on to `form_origins`."""
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self' blob:",  # blob: the chosen photo's thumbnail, which never leaves the page
+            "connect-src 'self'",
+            "font-src 'self'",
+            "manifest-src 'self'",
+            " ".join(("form-action 'self'", *form_origins)),
+            "frame-ancestors 'none'",
+            "base-uri 'none'",
+        )
     )
-)
+
+
+# Browsers hold a form's redirect to this too: the checkout's leads to the provider's page.
+POLICY: Final = policy(provider(settings.PAYMENTS).checkout_origins)
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,
     # "no-referrer" would make browsers send "Origin: null" with our own forms, which the CSRF check refuses.

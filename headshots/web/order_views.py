@@ -1,4 +1,4 @@
-"""An order's own pages: progress, gallery, pictures, checkout and deletion; each needs the order's cookie."""
+"""An order's own pages: progress, gallery, pictures and deletion; each needs the order's cookie."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.text import slugify
 
 from headshots.exceptions import NotFound, Refusal, text_of
 from headshots.models import Order
@@ -26,7 +27,7 @@ STOP_POLLING: Final = 286  # htmx swaps the answer in and asks no more
 PICTURE_POLICY: Final = "sandbox; default-src 'none'"
 
 
-def _private(*methods: str) -> Callable[[OrderPage], RoutedPage]:
+def private(*methods: str) -> Callable[[OrderPage], RoutedPage]:
     """Give the view the live order that the request's cookie opens, and keep its answer out of every cache.
 
     Without such an order the answer is the same 404 for unknown, foreign, expired and deleted ones.
@@ -46,12 +47,12 @@ def _private(*methods: str) -> Callable[[OrderPage], RoutedPage]:
                 return pages.error(request, refused.code, text_of(refused), back)
 
         @wraps(view)
-        def private(request: HttpRequest, order_id: uuid.UUID, **captured: int) -> HttpResponseBase:
+        def answer(request: HttpRequest, order_id: uuid.UUID, **captured: int) -> HttpResponseBase:
             response = found(request, order_id, **captured)
             response["Cache-Control"] = "no-store, private"
             return response
 
-        return private
+        return answer
 
     return decorate
 
@@ -86,6 +87,29 @@ def time_left(seconds: int) -> str:
     return f"{minutes} min" if minutes else "less than a minute"
 
 
+def about(seconds: float) -> str:
+    """A time to wait as one would say it: "less than a minute", "about 7 minutes", "about 2 hours"."""
+    if seconds < 45:
+        return "less than a minute"
+    minutes = round(seconds / 60)
+    if minutes > 10:
+        minutes = 5 * round(minutes / 5)
+    if minutes > 45:
+        hours = max(round(minutes / 60), 1)
+        return "about an hour" if hours == 1 else f"about {hours} hours"
+    return "about a minute" if minutes == 1 else f"about {minutes} minutes"
+
+
+def expectation(view: OrderView) -> str:
+    """When the order is expected to start and to be ready, as one sentence; empty when nothing is known."""
+    if view.estimate is None:
+        return ""
+    start, ready = about(view.estimate.start_seconds), about(view.estimate.ready_seconds)
+    if view.state == OrderState.RENDERING or start == ready:
+        return f"Ready in {ready}."
+    return f"Starts in {start}, ready in {ready}."
+
+
 def steps(view: OrderView) -> list[tuple[str, str]]:
     """The order's way as (name, "done" | "current" | "ahead"); empty once it ended badly."""
     way = [OrderState.ASSESSING, OrderState.QUEUED, OrderState.RENDERING, OrderState.READY]
@@ -102,7 +126,8 @@ def steps(view: OrderView) -> list[tuple[str, str]]:
     ]
 
 
-def _dollars(cents: int) -> str:
+def dollars(cents: int) -> str:
+    """Cents as a customer reads them: "$0.38"."""
     return f"${cents // 100}.{cents % 100:02d}"
 
 
@@ -110,25 +135,30 @@ def _context(order: Order, now: datetime) -> dict[str, Any]:
     view = progress.view(order, now)
     is_moving = not view.is_final and view.state != OrderState.AWAITING_PAYMENT
     rendering_count = sum(shot.state == "rendering" for shot in view.shots)
+    expected = expectation(view)
+    is_frozen = payments.is_frozen(order)
     return {
         "order": view,
         "stage": stage(view),
         "steps": steps(view),
         "time_left": time_left(view.seconds_left),
-        "refunded": _dollars(view.refunded_cents) if view.refunded_cents else "",
+        "refunded": dollars(view.refunded_cents) if view.refunded_cents else "",
         "is_moving": is_moving,
-        "seen": f"{view.state}-{view.done}-{view.failed}-{rendering_count}",
+        "expected": expected,
+        "is_frozen": is_frozen,
+        "seen": f"{view.state}-{view.done}-{view.failed}-{rendering_count}-{slugify(expected)}"
+        + "-frozen" * is_frozen,
     }
 
 
-@_private("GET")
+@private("GET")
 def show(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
     """Progress and gallery, the way back, the time left, and the end."""
     link = links.private_link(links.token_of(request, order.pk))
     return render(request, "web/order.html", {**_context(order, now), "private_link": link})
 
 
-@_private("GET")
+@private("GET")
 def progress_part(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
     """The part of the order's page that changes; 204 while it is as the page has it already."""
     context = _context(order, now)
@@ -138,9 +168,10 @@ def progress_part(request: HttpRequest, order: Order, now: datetime) -> HttpResp
     return render(request, "web/progress.html", {**context, "is_update": True}, status=status)
 
 
-@_private("GET")
+@private("GET")
 def picture(request: HttpRequest, order: Order, now: datetime, index: int) -> HttpResponseBase:
     """One headshot, large, with the ways to the one before and the one after."""
+    payments.require_undisputed(order)
     view = progress.view(order, now)
     done = [shot for shot in view.shots if shot.state == "done"]
     place = next((place for place, shot in enumerate(done) if shot.index == index), None)
@@ -155,19 +186,19 @@ def picture(request: HttpRequest, order: Order, now: datetime, index: int) -> Ht
     return render(request, "web/picture.html", context)
 
 
-@_private("GET")
+@private("GET")
 def preview(request: HttpRequest, order: Order, now: datetime, index: int) -> HttpResponseBase:
     """The small JPEG that the gallery shows."""
     return _jpeg(order, index, Kind.PREVIEW, now, "inline")
 
 
-@_private("GET")
+@private("GET")
 def full(request: HttpRequest, order: Order, now: datetime, index: int) -> HttpResponseBase:
     """The full JPEG, to look at."""
     return _jpeg(order, index, Kind.HEADSHOT, now, "inline")
 
 
-@_private("GET")
+@private("GET")
 def download(request: HttpRequest, order: Order, now: datetime, index: int) -> HttpResponseBase:
     """The full JPEG, to keep."""
     return _jpeg(order, index, Kind.HEADSHOT, now, "attachment")
@@ -180,13 +211,13 @@ def _jpeg(order: Order, index: int, kind: Kind, now: datetime, disposition: str)
     return response
 
 
-@_private("GET")
+@private("GET")
 def archive(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
     """All finished headshots and the licence, as a ZIP that is made while it is sent."""
     return _zip(delivery.stream_archive(order, now), "headshots.zip")
 
 
-@_private("GET")
+@private("GET")
 def export_everything(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
     """Everything we hold about the order, data and pictures, as a ZIP that is made while it is sent."""
     return _zip(export.stream(order, now), "everything.zip")
@@ -198,18 +229,7 @@ def _zip(pieces: Iterator[bytes], file_name: str) -> StreamingHttpResponse:
     return response
 
 
-@_private("GET", "POST")
-def checkout(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
-    """The test checkout: it says so, and its button stands for the provider's event."""
-    if request.method == "POST":
-        payments.confirm_test_payment(order, now)
-        return redirect("order", order.pk)
-    payment = payments.payable(order)
-    context = {"order": progress.view(order, now), "amount": _dollars(payment.amount_cents)}
-    return render(request, "web/checkout.html", context)
-
-
-@_private("POST")
+@private("POST")
 def delete(request: HttpRequest, order: Order, now: datetime) -> HttpResponseBase:
     """Delete everything now. The keys are gone before this answers; the receipt's page shows the rest."""
     receipt_id = purge.request(order, actor="customer", now=now)

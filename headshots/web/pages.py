@@ -1,7 +1,7 @@
 """How a refusal looks: JSON under /api/, beside the form that was sent, a page of its own elsewhere."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
@@ -10,7 +10,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
 
-from headshots.exceptions import TEXTS, Refusal, RefusalText
+from headshots.exceptions import TEXTS, Refusal, RefusalText, retry_headers
 from headshots.services import consent, styles
 from headshots.tiers import TIERS
 from headshots.web.forms import UploadFields
@@ -56,8 +56,9 @@ def error(request: HttpRequest, code: str, text: RefusalText, back: str = "/") -
     """An error in words: the API's one shape, or a page. The page does not repeat the address asked for."""
     if request.path.startswith("/api/"):
         shape = {"code": code, "message": text.message, "advice": text.advice}
-        return JsonResponse(shape, status=text.status)
-    return render(request, "web/refusal.html", {"problem": text, "back": back}, status=text.status)
+        return JsonResponse(shape, status=text.status, headers=retry_headers(text))
+    page = render(request, "web/refusal.html", {"problem": text, "back": back}, status=text.status)
+    return _with_headers(page, retry_headers(text))
 
 
 def upload_page(request: HttpRequest, fields: UploadFields, code: str = "") -> HttpResponse:
@@ -78,4 +79,10 @@ def upload_page(request: HttpRequest, fields: UploadFields, code: str = "") -> H
     }
     response = render(request, "web/new.html", context, status=TEXTS[code].status if code else 200)
     response["Cache-Control"] = "no-store"  # a cached form would carry a used upload number
+    return _with_headers(response, retry_headers(TEXTS[code]) if code else {})
+
+
+def _with_headers(response: HttpResponse, headers: Mapping[str, str]) -> HttpResponse:
+    for name, value in headers.items():
+        response[name] = value
     return response

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from headshots.web import health, order_views, receipt_views, views
+from headshots.web import checkout_views, health, order_views, receipt_views, views
 
 one_headshot = [
     path("", order_views.picture, name="picture"),
@@ -15,7 +15,9 @@ one_order: list[URLPattern | URLResolver] = [
     path("progress", order_views.progress_part, name="progress"),
     path("archive.zip", order_views.archive, name="archive"),
     path("export.zip", order_views.export_everything, name="export"),
-    path("checkout", order_views.checkout, name="checkout"),
+    path("checkout", checkout_views.checkout, name="checkout"),
+    path("checkout/return", checkout_views.returned, name="checkout-return"),
+    path("checkout/status", checkout_views.status_part, name="checkout-status"),
     path("delete", order_views.delete, name="delete"),
     path("headshots/<int:index>/", include(one_headshot)),
 ]
@@ -27,6 +29,7 @@ urlpatterns = [
     path("receipts/<str:receipt_id>", receipt_views.receipt, name="receipt"),
     path("receipts/<str:receipt_id>/receipt.txt", receipt_views.receipt_text, name="receipt-text"),
     path("verify", receipt_views.verify, name="verify"),
+    path("verify-picture", views.verify_picture, name="verify-picture"),
     path("keys", receipt_views.keys, name="keys"),
     path("audit/checkpoint", receipt_views.newest_checkpoint, name="newest-checkpoint"),
     path("audit/checkpoints", receipt_views.checkpoints, name="checkpoints"),
@@ -34,6 +37,7 @@ urlpatterns = [
     path("privacy", views.privacy, name="privacy"),
     path("terms", views.terms, name="terms"),
     path("robots.txt", views.robots, name="robots"),
+    path("webhooks/stripe", checkout_views.stripe_webhook, name="stripe-webhook"),
     path("healthz", health.alive, name="healthz"),
     path("readyz", health.ready, name="readyz"),
 ]

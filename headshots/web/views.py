@@ -79,6 +79,12 @@ def terms(request: HttpRequest) -> HttpResponseBase:
 
 
 @pages.answers("GET")
+def verify_picture(request: HttpRequest) -> HttpResponseBase:
+    """A page that reads a picture's marks in the browser; nothing that is put there is sent to us."""
+    return render(request, "web/verify_picture.html")
+
+
+@pages.answers("GET")
 def robots(request: HttpRequest) -> HttpResponseBase:
     """Search engines have no business with orders and receipts."""
     lines = ("User-agent: *", *(f"Disallow: {path}" for path in PRIVATE_PATHS))

@@ -27,6 +27,7 @@ from pipelines.instantid.shots import Person, Prompts, begin, make_person
 from pipelines.instantid.start import blend
 from pipelines.keypoints import Mask
 from pipelines.presets import HEIGHT
+from pipelines.provenance import SourceType
 from pipelines.types import (
     Cancelled,
     FailedShot,
@@ -232,7 +233,8 @@ def _deliver(landed: _Landed, sink: Sink) -> None:
 def _result(landed: _Landed) -> FinishedShot | FailedShot:
     flight, output = landed.flight, landed.flight.request.output
     try:
-        done = finish(landed.picture, output=output, marks=landed.marks)
+        source_type = SourceType.GENERATED if flight.request.start is None else SourceType.EDITED
+        done = finish(landed.picture, output=output, marks=landed.marks, source_type=source_type)
     except Exception as error:  # of this shot alone
         return failed_shot(flight.request.shot_id, error)
     return FinishedShot(

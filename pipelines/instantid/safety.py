@@ -35,8 +35,11 @@ def load_safety(folder: Path, device: str, dtype: torch.dtype) -> Callable[[Pixe
 
     def is_unsafe(picture: Pixels) -> bool:
         pixels = processor(images=picture, return_tensors="pt", input_data_format="channels_last")
-        # The checker blackens the pictures it is handed in place: it gets an empty one.
-        _, verdicts = checker(clip_input=pixels["pixel_values"].to(device, dtype), images=[torch.zeros(1)])
+        with torch.inference_mode():
+            # The checker blackens the pictures it is handed in place: it gets an empty one.
+            _, verdicts = checker(
+                clip_input=pixels["pixel_values"].to(device, dtype), images=[torch.zeros(1)]
+            )
         return bool(verdicts[0])
 
     return is_unsafe

@@ -61,6 +61,13 @@ def everything(make_order: Callable[..., Order], premium: Order) -> list[str]:
     purge.request(deleted, actor="customer", now=timezone.now())
     while purge.run(timezone.now()).waiting:
         pass
+    models.Dispute.objects.create(
+        payment=premium.payment,
+        provider_id="dp_1",
+        state=models.Dispute.State.OPEN,
+        amount_cents=1900,
+        opened_at=timezone.now(),
+    )
     for model in OURS:
         assert model._default_manager.exists(), model
     live = Order.objects.filter(token_sha256__isnull=False)

@@ -2,8 +2,9 @@
 
     python -m tests.e2e.faults_driver FOLDER < cases
 
-reads cases, a JSON list of {"point", "hit"}, and writes one JSON line for each. Both processes of a case are
-forks of a parent that has imported everything, and their data folder is a copy of one that was migrated once.
+reads cases, a JSON list of {"point", "hit"} and perhaps "rounds" of recovery, and writes one JSON line for
+each. Both processes of a case are forks of a parent that has imported everything, and their data folder is a
+copy of one that was migrated once.
 """
 
 import json
@@ -97,8 +98,11 @@ def _until_idle(rounds: int) -> None:
         service.work()
 
 
-def recover(folder: Path) -> dict[str, Any]:
-    """What a new process makes of what a killed one left, and everything that is wrong in the end."""
+def recover(folder: Path, rounds: int) -> dict[str, Any]:
+    """What a new process makes of what a killed one left, and everything that is wrong in the end.
+
+    It goes on for `rounds` rounds at most, before and after the customers have deleted.
+    """
     from headshots.models import Order
     from tests.e2e import small_service as service
     from tests.e2e import verdict
@@ -107,19 +111,19 @@ def recover(folder: Path) -> dict[str, Any]:
     for reference in service.unanswered(folder / "provider"):
         service.deliver_event(reference)
     problems = []
-    rounds = _rounds_until(lambda: not verdict.unfinished(), ROUNDS)
-    problems += [f"after {ROUNDS} rounds: {line}" for line in verdict.unfinished()]
+    taken = _rounds_until(lambda: not verdict.unfinished(), rounds)
+    problems += [f"after {taken} rounds: {line}" for line in verdict.unfinished()]
     problems += verdict.wrong_deliveries(folder / "diary")
     for order in Order.objects.filter(state__in=("ready", "failed")):
         _delete(order)
     service.advance(timedelta(hours=24))
-    _rounds_until(lambda: not verdict.unpurged(), ROUNDS)
+    _rounds_until(lambda: not verdict.unpurged(), rounds)
     problems += verdict.unpurged() + verdict.leftovers("o/") + verdict.inspected()
     problems += verdict.wrong_refunds()
     service.advance(timedelta(hours=50))
-    _until_idle(2)
+    _rounds_until(lambda: not verdict.leftovers(""), rounds)
     problems += verdict.leftovers("") + verdict.inspected() + verdict.leftover_keys()
-    return {"found": found, "end": verdict.describe(), "rounds": rounds, "problems": problems}
+    return {"found": found, "end": verdict.describe(), "rounds": taken, "problems": problems}
 
 
 def _delete(order: Any) -> None:
@@ -153,7 +157,7 @@ def forked(body: Callable[[], Any], answer: Path) -> int:
     os._exit(status)
 
 
-def _case(template: Path, base: Path, point: str, hit: int) -> dict[str, Any]:
+def _case(template: Path, base: Path, point: str, hit: int, rounds: int) -> dict[str, Any]:
     """Kill one process at the point, let another recover; the row of the matrix."""
     folder = base / f"{point}-{hit}"
     shutil.copytree(template, folder / "data")
@@ -162,7 +166,7 @@ def _case(template: Path, base: Path, point: str, hit: int) -> dict[str, Any]:
     row: dict[str, Any] = {"point": point, "hit": hit, "killed": killed == signal.SIGKILL}
     if not point:
         row["hits"] = json.loads((folder / "life.json").read_text())
-    if forked(lambda: _recovery(folder), folder / "recovery.json"):
+    if forked(lambda: _recovery(folder, rounds), folder / "recovery.json"):
         row["problems"] = ["the recovery itself failed"]
     else:
         row |= json.loads((folder / "recovery.json").read_text())
@@ -188,22 +192,23 @@ def _life(folder: Path, fault: str) -> dict[str, int]:
     return faults.hits()
 
 
-def _recovery(folder: Path) -> dict[str, Any]:
+def _recovery(folder: Path, rounds: int) -> dict[str, Any]:
     from tests.e2e import small_service as service
 
     service.use(folder / "data")
     service.furnish(folder / "diary")
-    return recover(folder)
+    return recover(folder, rounds)
 
 
 def _lane(template: Path, base: Path, cases: Sequence[dict[str, Any]]) -> None:
     for case in cases:
-        row = _case(template, base, case["point"], case["hit"])
+        row = _case(template, base, case["point"], case["hit"], case.get("rounds", ROUNDS))
         os.write(1, json.dumps(row).encode() + b"\n")
 
 
 def main() -> None:
     base = Path(sys.argv[1])
+    base.mkdir(exist_ok=True)
     cases = json.load(sys.stdin)
     os.environ["HEADSHOTS_DATA"] = str(base / "imported")
     os.environ["PURGE_SETTLE_SECONDS"] = "30"

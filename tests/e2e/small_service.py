@@ -7,6 +7,7 @@ machine's clock says, the decoder's child process, and the maker of pictures. To
 
 import io
 import os
+import random
 import threading
 import time
 import uuid
@@ -31,6 +32,7 @@ from headshots.services.consent import Consent
 from headshots.tiers import TIERS
 from headshots.vault.envelope import Kind
 from pipelines.errors import Refused
+from pipelines.provenance import SourceType, mark
 from pipelines.types import (
     Cancelled,
     FailedShot,
@@ -97,7 +99,7 @@ def furnish(diary: Path) -> None:
     uploads.clean = lambda raw: raw
     tasks._engine = lambda: PatternEngine()
     tasks._assessor = lambda: _look
-    carry_by(lambda task, ids, copies: _hints.append((task, ids)))
+    carry_by(lambda task, ids, copies: hint(task, ids))
     commit = shots.commit
 
     def noted(claimed: shots.Claim, finished: FinishedShot, now: datetime) -> bool:
@@ -122,6 +124,11 @@ _RUN: Mapping[Task, Callable[..., None]] = {
     Task.SWEEP: tasks.sweep,
     Task.PURGE: tasks.purge_due,
 }
+
+
+def hint(task: Task, ids: tuple[str, ...]) -> None:
+    """Remember a hint for `work`."""
+    _hints.append((task, ids))
 
 
 def work() -> None:
@@ -192,8 +199,8 @@ RESULTS = (Kind.HEADSHOT, Kind.PREVIEW)
 
 def _jpeg(pixels: bytes, edge: int) -> bytes:
     out = io.BytesIO()
-    Image.frombytes("RGB", (edge, edge), pixels).save(out, "JPEG", quality=50)
-    return out.getvalue()
+    Image.frombytes("RGB", (edge, edge), pixels).save(out, "JPEG", quality=90)
+    return mark(out.getvalue(), SourceType.GENERATED)
 
 
 def _look(portrait: Pixels) -> Any:
@@ -237,7 +244,7 @@ def _draw(shot_id: str, seed: int, edge: int) -> FinishedShot | FailedShot:
 
 def finished(shot_id: str, seed: int, edge: int) -> FinishedShot:
     """A finished picture of nothing."""
-    pixels = seed.to_bytes(8) * (edge * edge * 3 // 8)
+    pixels = random.Random(seed).randbytes(edge * edge * 3)
     return FinishedShot(
         shot_id=shot_id,
         seed=seed,

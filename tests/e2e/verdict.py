@@ -27,7 +27,7 @@ def describe() -> str:
 
 
 def unfinished() -> list[str]:
-    """Orders that somebody still has to move, paid ones that nobody started, refused photos that are there."""
+    """Orders still to be moved, paid ones not started, refused photos still there, money not paid back."""
     moving = [f"an order is {order.state}" for order in Order.objects.filter(state__in=_MOVING)]
     waiting = Order.objects.filter(state=OrderState.AWAITING_PAYMENT, payment__state=Payment.State.PAID)
     refused = [

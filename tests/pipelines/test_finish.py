@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.finish import enlarge, finish
+from pipelines.finish import Finished, enlarge
+from pipelines.finish import finish as finish_as
 from pipelines.images import decode_jpeg
+from pipelines.provenance import SourceType, source_of
 from pipelines.types import OutputSpec, Pixels
 
 NATIVE = OutputSpec(long_edge=1152, is_watermarked=False)
@@ -18,6 +20,10 @@ FREE = OutputSpec(long_edge=1152, is_watermarked=True)
 def picture() -> Pixels:
     ramp = np.linspace(40, 210, 1152, dtype=np.float32)[:, None, None]
     return np.broadcast_to(ramp, (1152, 896, 3)).astype(np.uint8)
+
+
+def finish(pixels: Pixels, *, output: OutputSpec, marks: tuple[str, ...]) -> Finished:
+    return finish_as(pixels, output=output, marks=marks, source_type=SourceType.GENERATED)
 
 
 def changed(one: bytes, other: bytes) -> np.ndarray:
@@ -56,13 +62,21 @@ def test_the_plate_lies_in_the_lower_right_corner_alone(picture: Pixels) -> None
     assert marked.sum() > 2000
 
 
-def test_files_carry_no_metadata_and_no_subsampling(picture: Pixels) -> None:
-    done = finish(picture, output=FREE, marks=("PREVIEW",))
+def test_files_say_what_they_are_and_carry_no_other_metadata_and_no_subsampling(picture: Pixels) -> None:
+    done = finish_as(picture, output=FREE, marks=("PREVIEW",), source_type=SourceType.COMPOSITE)
 
     for jpeg in (done.jpeg, done.preview_jpeg):
         image = Image.open(io.BytesIO(jpeg))
         assert dict(image.getexif()) == {}
         assert {entry[1:3] for entry in image.layer} == {(1, 1)}
+        assert image.info["dpi"] == (300, 300)
+        assert [marker for marker, _ in image.applist] == ["APP0", "APP1", "APP2"]
+        assert image.info["icc_profile"] == image.applist[2][1][14:]
+        assert source_of(jpeg) == SourceType.COMPOSITE
+
+
+def test_equal_pictures_give_equal_files(picture: Pixels) -> None:
+    assert finish(picture, output=FREE, marks=("A",)) == finish(picture.copy(), output=FREE, marks=("A",))
 
 
 @pytest.mark.parametrize("long_edge", [576, 1152, 2048, 3840])

@@ -201,6 +201,9 @@ def test_styles_come_with_their_words_and_numbers_and_shots_with_their_seeds(
             "not_before": iso(shot.not_before),
             "lease_until": iso(shot.lease_until),
             "lease_token": 1,
+            "work": shot.work,
+            "virtual_offset": shot.virtual_offset,
+            "virtual_finish": shot.virtual_finish,
             "finished_at": iso(shot.finished_at),
             "style": "corporate",
             "style_number": 1,
@@ -252,14 +255,28 @@ def test_money_and_the_log_come_with_it_and_staff_stay_nameless(place: Callable[
             "state": "paid",
             "created_at": iso(payment.created_at),
             "paid_at": iso(payment.paid_at),
+            "charge_reference": f"test-{payment.reference}",
+            "attempt": 0,
+            "checkout_id": "",
+            "checkout_state": "open",
+            "checkout_expires_at": None,
+            "look_at": None,
             "refunds": [
                 {
                     "sequence": 1,
                     "amount_cents": 1900,
                     "reason": "not delivered",
+                    "pictures": list(range(1, 51)),
                     "created_at": iso(Refund.objects.get().created_at),
+                    "state": "sent",
+                    "attempts": 0,
+                    "not_before": iso(Refund.objects.get().created_at),
+                    "provider_id": f"test-{payment.reference}-1",
+                    "sent_at": iso(Refund.objects.get().created_at),
+                    "error_code": "",
                 }
             ],
+            "disputes": [],
         }
     ]
     assert [(entry["event"], entry["actor"], entry["detail"]) for entry in data["audit"]] == [

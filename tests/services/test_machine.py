@@ -1,8 +1,8 @@
 """The purge against everything that can happen at the same time, in any order, on real stores.
 
-Hypothesis draws uploads, workers, deletions, failing stores, restored databases, wrong clocks and rotated keys;
-after each step the invariants of the deletion hold. HEADSHOTS_MACHINE_STEPS sets how many steps are done and
-then draws other ones each time; without it the same 20 000 are done.
+Hypothesis draws uploads, workers, deletions, failing stores, restored databases, wrong clocks and new root
+keys; after each step the invariants of the deletion hold. HEADSHOTS_MACHINE_STEPS sets how many steps are
+done, and then other ones are drawn each time; without it the same 20 000 are done.
 """
 
 import logging
@@ -11,11 +11,9 @@ import sqlite3
 import sys
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import count
 from typing import Any, Final
 
@@ -23,9 +21,15 @@ import pytest
 from django.db import connection
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from headshots.exceptions import NotFound, Refusal
+from headshots.exceptions import Refusal
 from headshots.models import Order, OrderKey, Receipt, Shot, StoredObject
 from headshots.services import (
     clock,
@@ -41,21 +45,17 @@ from headshots.services import (
     verification,
 )
 from headshots.services.consent import Consent
-from headshots.states import LIVE_STATES, OrderState
-from headshots.vault.envelope import Kind, Role
-from headshots.vault.errors import KeyGone, StoreAway
-from headshots.vault.keys import not_after_of, open_order_key
-from pipelines.errors import Retryable
+from headshots.states import OrderState
+from headshots.vault.envelope import Kind
+from headshots.vault.keys import not_after_of
 from pipelines.types import FailedShot, FinishedShot, QualityReport
 from tests.services.unreliable import OPERATIONS
+from tests.services.witness import CANARY, EXPECTED, Known, Witness
 from tests.services.world import START, World, files_with, pristine_database
 
 STEPS: Final = int(os.environ.get("HEADSHOTS_MACHINE_STEPS", "20000"))
 IS_NIGHTLY: Final = "HEADSHOTS_MACHINE_STEPS" in os.environ
-STEPS_PER_WORLD: Final = 80
-CANARY: Final = b"\xff\xd8\xff\xe0 a picture in clear "
-MAGICS: Final = (b"HSE1", b"HST1")
-EXPECTED: Final = (Refusal, NotFound, Retryable, StoreAway)  # what callers are told to expect
+STEPS_PER_WORLD: Final = 100  # at most; seven tenths of it at least, on average
 AGREED: Final = Consent(is_given=True, is_adult=True)
 OWNERS: Final = ("one", "two")
 
@@ -63,24 +63,6 @@ picks = st.integers(0, 63)
 owners = st.sampled_from(OWNERS)
 RACES: Final = ("delete", "expire", "restart", "settle", "restore")
 races = st.sampled_from(RACES)
-
-
-@dataclass(slots=True, kw_only=True)
-class Known:
-    """What the world outside the database knows of an order."""
-
-    order: Order
-    token: str
-    placed_at: datetime  # in true time
-    wrapped: tuple[tuple[int, bytes], ...]
-    photo: bytes
-    stored: list[StoredObject] = field(default_factory=list)
-    is_gone: bool = False  # somebody saw its deletion begun
-    is_selfie_gone: bool = False
-
-    @property
-    def prefix(self) -> str:
-        return f"o/{self.order.pk.hex}/"
 
 
 class Machine(RuleBasedStateMachine):
@@ -92,20 +74,11 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World(self.pristine)
-        self.world.store.on_put = self._saw_put
-        self.world.store.on_list = self._saw_list
-        self.known: dict[uuid.UUID, Known] = {}
+        self.witness = Witness(self.world)
         self.claims: list[shots.Claim] = []
         self.assessing: list[Order] = []
-        self.violations: list[str] = []
-        self.late: set[str] = set()  # written by who was checked before the order had ended
-        self.looks: defaultdict[str, list[datetime]] = defaultdict(list)  # empty ones since the last other
-        self.receipts: set[str] = set()
-        self.is_racing = False
-        self.is_restored = False  # a copy was put back, and nothing was reconciled since
-        self.last_now = clock.now()
+        self.rotated_at = START
         self.serial = count(1)
-        self.turn = 0
 
     def teardown(self) -> None:
         try:
@@ -127,10 +100,10 @@ class Machine(RuleBasedStateMachine):
                 upload_id=None,
                 now=clock.now(),
             )
-            self.known[placed.order.pk] = Known(
+            self.witness.known[placed.order.pk] = Known(
                 order=placed.order,
                 token=placed.token,
-                placed_at=self._true_now(),
+                placed_at=self.world.true_time,
                 wrapped=tuple(
                     (key.role, bytes(key.wrapped)) for key in OrderKey.objects.filter(order=placed.order)
                 ),
@@ -187,7 +160,7 @@ class Machine(RuleBasedStateMachine):
         order = self.assessing[pick % len(self.assessing)]
         with suppress(*EXPECTED):
             photo = uploads.open_selfie(order, clock.now())
-            assert photo == self.known[order.pk].photo
+            assert photo == self.witness.known[order.pk].photo
             if is_usable:
                 orders.accept(order, clock.now())
             else:
@@ -198,7 +171,7 @@ class Machine(RuleBasedStateMachine):
         if incarnation.is_restored():
             return
         for claimed in shots.claim(owner, limit, clock.now()):
-            known = self.known.get(claimed.shot.order_id)
+            known = self.witness.known.get(claimed.shot.order_id)
             assert known is None or not known.is_gone, "I4: a shot was claimed after the fence"
             self.claims.append(claimed)
 
@@ -217,8 +190,10 @@ class Machine(RuleBasedStateMachine):
         with suppress(*EXPECTED):
             is_delivered = shots.commit(claimed, finished, clock.now())
         if is_delivered:
-            assert was == ("leased", claimed.lease_token) or self.is_racing, "a stale claim was delivered"
-            if known := self.known.get(claimed.shot.order_id):
+            assert was == ("leased", claimed.lease_token) or self.witness.is_racing, (
+                "a stale claim was delivered"
+            )
+            if known := self.witness.known.get(claimed.shot.order_id):
                 assert not known.is_gone, "I4: a picture was delivered after the fence"
                 fresh = StoredObject.objects.filter(order=known.order).exclude(pk__in=before)
                 known.stored += fresh.select_related("order")
@@ -272,7 +247,7 @@ class Machine(RuleBasedStateMachine):
                 "I7: a due order was held up"
             )
         if not self.world.are_epoch_keys_away:
-            self._hold_i3_and_i5(now)
+            self.witness.hold_i3_and_i5(now)
 
     @rule(is_fixing=st.booleans())
     def inspect(self, is_fixing: bool) -> None:
@@ -280,12 +255,12 @@ class Machine(RuleBasedStateMachine):
         report = verification.inspect(clock.now(), is_fixing=is_fixing, is_full=True)
         if not is_fixing:
             assert self._rows() == before, "an inspection changed a row"
-        if incarnation.is_restored() or self.is_restored:
+        if incarnation.is_restored() or self.witness.is_restored:
             return
         wrong = {finding.code for finding in report.findings} - WAITING
         if is_fixing and not self.world.store.faults.failing:
-            self.late.clear()
-        if self.late:
+            self.witness.late.clear()
+        if self.witness.late:
             wrong.discard("object_of_ended_order")
         if self.world.store.faults.failing or self.world.are_epoch_keys_away:
             wrong -= UNREPAIRED
@@ -331,7 +306,8 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def reset_the_clock(self) -> None:
         purge.run(clock.now())
-        self.last_now = clock.take_back()
+        self.witness.last_now = clock.take_back()
+        purge.end_orders_of_the_future(clock.now())
 
     @rule(what=st.sampled_from(("restart", "rotate", "drop")))
     def restart_or_rotate(self, what: str) -> None:
@@ -342,8 +318,8 @@ class Machine(RuleBasedStateMachine):
                 self.world.restart()
             case "rotate":
                 self.world.rotate_root_key()
-                self.rotated_at = self._true_now()
-            case "drop" if self._true_now() > getattr(self, "rotated_at", START) + timedelta(hours=25):
+                self.rotated_at = self.world.true_time
+            case "drop" if self.world.true_time > self.rotated_at + timedelta(hours=25):
                 self.world.drop_old_root_keys()
 
     @rule()
@@ -354,147 +330,29 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.copies)
     @rule(pick=picks)
     def put_back(self, pick: int) -> None:
-        self._see_the_gone()
+        self.witness.see_rows()
         self.world.put_back(pick % self.world.copies)
-        self.is_restored = True
+        self.witness.is_restored = True
 
     @rule()
     def reconcile(self) -> None:
         with suppress(*EXPECTED):
             restore.reconcile(clock.now())
-            self.is_restored = False
+            self.witness.is_restored = False
 
     # --- what must hold after each step -------------------------------------------------------------------
 
     @invariant()
-    def nothing_was_violated(self) -> None:
+    def nothing_is_violated(self) -> None:
         type(self).steps += 1
-        assert not self.violations, self.violations
-
-    @invariant()
-    def time_does_not_go_back(self) -> None:
-        now = clock.now()
-        assert now >= self.last_now - clock.MARK_STEP
-        self.last_now = now
-
-    @invariant()
-    def i2_every_object_has_a_row(self) -> None:
-        if self.is_restored:
-            return
-        there = set(self.world.store.real.list("o/"))
-        self.late &= there
-        rows = {
-            f"o/{order.hex}/{pk.hex}" for order, pk in StoredObject.objects.values_list("order_id", "pk")
-        }
-        assert there <= rows | self.late, "I2: an object has no row"
-
-    @invariant()
-    def i4_and_i11_what_is_gone_stays_gone(self) -> None:
-        self._see_the_gone()
-        if not self.known:
-            return
-        self.turn += 1
-        known = self._pick(self.turn)
-        assert known is not None
-        if known.is_gone or self._true_now() >= known.placed_at + timedelta(hours=24):
-            self._hold_unreadable(known)
-        elif known.is_selfie_gone:
-            self._hold_refused(lambda: uploads.open_selfie(known.order, clock.now()))
-
-    @invariant()
-    def i12_a_receipt_means_that_everything_was_seen(self) -> None:
-        rows = dict(Receipt.objects.values_list("order_id", "id"))
-        purged = set(Order.objects.filter(state=OrderState.PURGED).values_list("pk", flat=True))
-        assert set(rows) == purged, "I12: receipts and purged orders differ"
-        for order_id in [pk for pk, receipt_id in rows.items() if receipt_id not in self.receipts]:
-            self._hold_i12(Order.objects.get(pk=order_id))
-        self.receipts |= set(rows.values())
-
-    # --- how it is looked at ------------------------------------------------------------------------------
-
-    def _hold_i12(self, order: Order) -> None:
-        prefix = f"o/{order.pk.hex}/"
-        assert not OrderKey.objects.filter(order=order).exists(), "I12: a receipt beside a key"
-        assert set(self.world.store.real.list(prefix)) <= self.late, "I12: a receipt beside an object"
-        looks = self.looks[prefix]
-        assert looks, "I12: a receipt without a look"
-        assert order.settles_at
-        assert order.absent_at
-        assert order.absent_again_at
-        assert looks[-1] >= order.settles_at, "I12: the second look was too early"
-        settled = order.absent_again_at - order.absent_at
-        assert settled >= timedelta(seconds=120), f"I12: both looks were one, {settled} apart"
-
-    def _hold_i3_and_i5(self, now: datetime) -> None:
-        assert all(not_after_of(epoch) > now for epoch in objects.epochs().epochs()), "I3: an epoch key"
-        assert not OrderKey.objects.filter(order__not_after__lte=now).exists(), "I3: an order key"
-        for known in [known for known in self.known.values() if known.order.not_after <= now][-2:]:
-            for role, wrapped in known.wrapped:
-                with pytest.raises(KeyGone):
-                    open_order_key(
-                        objects.epochs(),
-                        wrapped,
-                        order_id=known.order.pk,
-                        role=Role(role),
-                        epoch=known.order.epoch,
-                        not_after=known.order.not_after,
-                    )
-
-    def _hold_unreadable(self, known: Known) -> None:
-        now = clock.now()
-        self._hold_refused(lambda: orders.find(known.order.pk, known.token, now))
-        self._hold_refused(lambda: uploads.open_selfie(known.order, now))
-        self._hold_refused(lambda: delivery.stream_archive(known.order, now))
-        for stored in known.stored[-2:]:
-            self._hold_refused(lambda stored=stored: objects.read(stored, now))
-        self._hold_refused(lambda: objects.intend(known.order, Kind.HEADSHOT, 1, now))
-
-    @staticmethod
-    def _hold_refused(read: Callable[[], object]) -> None:
-        try:
-            read()
-        except EXPECTED:
-            return
-        raise AssertionError("I4 or I11: something of an ended order can be read or written")
-
-    def _see_the_gone(self) -> None:
-        if self.is_restored:
-            return
-        ended = Order.objects.filter(state__in=(OrderState.PURGING, OrderState.PURGED))
-        for pk in ended.values_list("pk", flat=True):
-            if pk in self.known:
-                self.known[pk].is_gone = True
-        for pk in Order.objects.filter(selfie_shredded_at__isnull=False).values_list("pk", flat=True):
-            if pk in self.known:
-                self.known[pk].is_selfie_gone = True
-
-    def _saw_put(self, name: str, data: bytes) -> None:
-        if not data.startswith(MAGICS) or CANARY in data:
-            self.violations.append(f"I1: {name} is not sealed")
-        if not name.startswith("o/"):
-            return
-        order_id, object_id = (uuid.UUID(hex=part) for part in name.split("/")[1:])
-        self.looks[f"o/{order_id.hex}/"].clear()
-        state = Order.objects.filter(pk=order_id).values_list("state", flat=True).first()
-        if self.is_racing and state not in LIVE_STATES:
-            self.late.add(name)
-        elif state not in LIVE_STATES and not self.is_restored:
-            self.violations.append(f"I4: {name} was written while its order was {state}")
-        elif not StoredObject.objects.filter(pk=object_id).exists() and not self.is_restored:
-            self.violations.append(f"I2: {name} was written before its row")
-
-    def _saw_list(self, prefix: str, names: Sequence[str]) -> None:
-        if names:
-            self.looks[prefix].clear()
-        else:
-            self.looks[prefix].append(clock.now())
+        self.witness.hold_all()
 
     @contextmanager
     def _race(self, race: str, order_id: uuid.UUID | None = None) -> Iterator[None]:
         """While the body's first put is under way, something else happens."""
 
         def happen() -> None:
-            self.is_racing = True
+            self.witness.is_racing = True
             chosen = Order.objects.filter(pk=order_id) if order_id else Order.objects.order_by("-created_at")
             order = chosen.first()
             match race:
@@ -517,7 +375,7 @@ class Machine(RuleBasedStateMachine):
             yield
         finally:
             self.world.store.races.clear()
-            self.is_racing = False
+            self.witness.is_racing = False
 
     def _finished(self, claimed: shots.Claim) -> FinishedShot:
         name = b"%s/%d " % (claimed.shot.order_id.hex.encode(), claimed.shot.index)
@@ -533,27 +391,27 @@ class Machine(RuleBasedStateMachine):
         )
 
     def _pick(self, number: int) -> Known | None:
-        every = list(self.known.values())
+        every = list(self.witness.known.values())
         return every[number % len(every)] if every else None
 
-    def _true_now(self) -> datetime:
-        return START + self.world.elapsed
-
     def _rows(self) -> list[Any]:
-        return [list(table.objects.order_by("pk").values()) for table in (Order, OrderKey, StoredObject, Shot)]
+        return [
+            list(table.objects.order_by("pk").values()) for table in (Order, OrderKey, StoredObject, Shot)
+        ]
 
     def _come_to_rest(self) -> None:
         """I14 and I6: once everything works again, every order ends in time, absent and with a receipt."""
         self.world.bring_epoch_keys_back()
         self.world.store.faults.failing = set()
-        if self.is_restored or incarnation.is_restored():
+        if self.witness.is_restored or incarnation.is_restored():
             restore.reconcile(clock.now())
-            self.is_restored = False
-        last = max([clock.now(), *Order.objects.values_list("not_after", flat=True)])
+            self.witness.is_restored = False
+        ends = [not_after_of(epoch) for epoch in objects.epochs().epochs()]
+        last = max([clock.now(), *ends, *Order.objects.values_list("not_after", flat=True)])
         self.world.pass_time(last - clock.now())
-        for _ in range(4):
+        for _ in range(3):
             purge.run(clock.now())
-            self.world.pass_time(timedelta(minutes=10))
+            self.world.pass_time(timedelta(minutes=25))
         assert not Order.objects.exclude(state=OrderState.PURGED).exists(), "I14: an order did not end"
         for receipt in Receipt.objects.all():
             receipts.read(receipt.text)
@@ -562,8 +420,8 @@ class Machine(RuleBasedStateMachine):
         assert not list(self.world.store.real.list("o/")), "I6: an object is left"
         assert not objects.epochs().epochs(), "I3: an epoch key is left"
         assert not files_with(self.world.folder, CANARY), "I1: a picture in clear"
-        for known in self.known.values():
-            self._hold_unreadable(known)
+        for known in self.witness.known.values():
+            self.witness.hold_unreadable(known)
 
 
 # What may be found while somebody has yet to do something, and nothing is wrong with what is there.
@@ -588,19 +446,19 @@ def test_the_purge_against_everything(capsys: pytest.CaptureFixture[str]) -> Non
     Machine.pristine = pristine_database()
     Machine.steps = 0
     logging.disable(logging.CRITICAL)
-    started = time.monotonic()
+    started = time.process_time()
     try:
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
             Machine,
             settings=settings(
-                max_examples=-(-STEPS // STEPS_PER_WORLD),
+                max_examples=-(-STEPS // 70),
                 stateful_step_count=STEPS_PER_WORLD,
                 derandomize=not IS_NIGHTLY,
                 database=None,
                 deadline=None,
                 print_blob=True,
                 report_multiple_bugs=False,
-                phases=(Phase.generate,) if 'EXPLORE' in os.environ else (Phase.generate, Phase.shrink),
+                phases=(Phase.generate, Phase.shrink),
                 suppress_health_check=list(HealthCheck),
             ),
         )
@@ -608,7 +466,6 @@ def test_the_purge_against_everything(capsys: pytest.CaptureFixture[str]) -> Non
         logging.disable(logging.NOTSET)
         Machine.pristine.close()
         with capsys.disabled():
-            sys.stdout.write(f"\n{Machine.steps} steps in {time.monotonic() - started:.0f} s\n")
+            seconds = time.process_time() - started
+            sys.stdout.write(f"\n{Machine.steps} steps in {seconds:.0f} s of processor time\n")
     assert Machine.steps >= STEPS
-
-

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 import pytest
+from pytest_django import Settings
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Payment, PaymentEvent, Refund, Shot
@@ -78,13 +79,44 @@ def test_paying_twice_is_refused(premium: Order, now: datetime) -> None:
         payments.confirm_test_payment(Order.objects.get(), now)
 
 
-def test_an_event_for_a_deleted_order_starts_nothing(premium: Order, now: datetime) -> None:
+def test_money_for_a_deleted_order_goes_back_and_starts_nothing(premium: Order, now: datetime) -> None:
     reference = Payment.objects.get().reference
     purge.begin(premium, reason="customer", now=now)
 
-    assert not payments.record_event(provider="test", event_id="evt_1", reference=reference, now=now)
+    assert payments.record_event(provider="test", event_id="evt_1", reference=reference, now=now)
 
     assert Order.objects.get().state == OrderState.PURGING
+    assert Payment.objects.get().state == "paid"
+    assert Refund.objects.get().amount_cents == 1900
+
+
+def test_money_for_an_order_purged_after_a_restore_is_left_to_staff(premium: Order, now: datetime) -> None:
+    reference = Payment.objects.get().reference
+    purge.begin(premium, reason="restored", now=now)
+
+    assert payments.record_event(provider="test", event_id="evt_1", reference=reference, now=now)
+
+    assert not Refund.objects.exists()
+
+
+def test_money_for_a_refused_photo_goes_back_at_once(premium: Order, now: datetime) -> None:
+    orders.refuse(premium, "no_face", now)
+
+    payments.record_event(
+        provider="test", event_id="evt_1", reference=Payment.objects.get().reference, now=now
+    )
+
+    assert Refund.objects.get().amount_cents == 1900
+
+
+def test_a_test_payment_cannot_be_confirmed_once_real_money_is_taken(
+    premium: Order, now: datetime, settings: Settings
+) -> None:
+    settings.PAYMENTS = "stripe"
+
+    with pytest.raises(Refusal, match="not_payable"):
+        payments.confirm_test_payment(premium, now)
+
     assert Payment.objects.get().state == "open"
 
 
@@ -145,3 +177,69 @@ def test_refunded_shots_are_not_rendered_after_all(premium: Order, now: datetime
     assert orders.retry_failed(Order.objects.get(), actor="anna", now=now) == 0
 
     assert Shot.objects.filter(state=ShotState.FAILED).count() == 2
+
+
+def test_a_test_refund_is_with_its_customer_at_once(premium: Order, now: datetime) -> None:
+    payments.confirm_test_payment(premium, now)
+
+    finish_with(premium, 49, now)
+
+    refund = Refund.objects.get()
+    assert (refund.state, refund.sent_at, refund.pictures) == ("sent", now, [50])
+
+
+@pytest.mark.parametrize(
+    ("delivered", "pictures", "cents"),
+    [(50, [1], 38), (50, [1, 2, 3], 114), (50, None, 1900), (49, [1], 38), (49, None, 1862)],
+)
+def test_staff_refund_pictures_or_all_that_is_left(
+    premium: Order, now: datetime, delivered: int, pictures: list[int] | None, cents: int
+) -> None:
+    payments.confirm_test_payment(premium, now)
+    finish_with(premium, delivered, now)
+
+    assert payments.refund(premium, pictures=pictures, actor="anna", now=now) == cents
+
+    newest = Refund.objects.latest("sequence")
+    assert (newest.amount_cents, newest.reason) == (cents, "staff")
+
+
+def test_one_picture_is_refunded_once(premium: Order, now: datetime) -> None:
+    payments.confirm_test_payment(premium, now)
+    finish_with(premium, 49, now)
+    payments.refund(premium, pictures=[1, 2], actor="anna", now=now)
+
+    for again in ([1], [2], [50], [1, 50]):
+        with pytest.raises(Refusal, match="not_refundable"):
+            payments.refund(premium, pictures=again, actor="anna", now=now)
+
+    assert sum(refund.amount_cents for refund in Refund.objects.all()) == 114
+
+
+def test_picture_after_picture_gives_back_exactly_the_price(premium: Order, now: datetime) -> None:
+    payments.confirm_test_payment(premium, now)
+    finish_with(premium, 47, now)
+
+    for index in range(1, 48):
+        payments.refund(premium, pictures=[index], actor="anna", now=now)
+
+    assert sum(refund.amount_cents for refund in Refund.objects.all()) == 1900
+    with pytest.raises(Refusal, match="not_refundable"):
+        payments.refund(premium, actor="anna", now=now)
+
+
+@pytest.mark.parametrize("index", [0, 51])
+def test_a_picture_the_order_does_not_have_is_not_refunded(premium: Order, now: datetime, index: int) -> None:
+    payments.confirm_test_payment(premium, now)
+
+    with pytest.raises(Refusal, match="headshot_not_found"):
+        payments.refund(premium, pictures=[index], actor="anna", now=now)
+
+    assert not Refund.objects.exists()
+
+
+def test_an_unpaid_order_is_not_refunded(premium: Order, now: datetime) -> None:
+    with pytest.raises(Refusal, match="not_refundable"):
+        payments.refund(premium, actor="anna", now=now)
+
+    assert not Refund.objects.exists()

@@ -125,14 +125,14 @@ def test_one_order_that_cannot_be_deleted_does_not_hold_up_the_others(
 ) -> None:
     stuck, other = place().order, place().order
     at = stuck.expires_at
-    real_delete = objects.blobs().delete
+    real_delete_all = objects.blobs().delete_all
 
-    def delete(name: str) -> bool:
-        if stuck.pk.hex in name:
+    def delete_all(prefix: str) -> int:
+        if stuck.pk.hex in prefix:
             raise OSError("store is away")
-        return real_delete(name)
+        return real_delete_all(prefix)
 
-    monkeypatch.setattr(objects.blobs(), "delete", delete)
+    monkeypatch.setattr(objects.blobs(), "delete_all", delete_all)
     tally = purge.run(at)
     purge.run(at + timedelta(seconds=1))
 
@@ -143,7 +143,7 @@ def test_one_order_that_cannot_be_deleted_does_not_hold_up_the_others(
     assert not OrderKey.objects.exists()  # unreadable all the same
     assert not Receipt.objects.filter(order=stuck).exists()
 
-    monkeypatch.setattr(objects.blobs(), "delete", real_delete)
+    monkeypatch.setattr(objects.blobs(), "delete_all", real_delete_all)
     purge.run(at + timedelta(seconds=10))
     purge.run(at + timedelta(seconds=20))
     assert Receipt.objects.filter(order=stuck).exists()
@@ -152,7 +152,7 @@ def test_one_order_that_cannot_be_deleted_does_not_hold_up_the_others(
 def test_a_store_that_only_says_it_deleted_gets_no_receipt(
     placed: Placed, monkeypatch: pytest.MonkeyPatch, now: datetime
 ) -> None:
-    monkeypatch.setattr(objects.blobs(), "delete", lambda name: True)
+    monkeypatch.setattr(objects.blobs(), "delete_all", lambda prefix: 1)
 
     purge.request(placed.order, actor="customer", now=now)
     for seconds in (1, 10, 100):

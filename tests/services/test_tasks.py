@@ -1,20 +1,32 @@
 """The tasks: from a hint to a finished order, what they refuse, and what cannot stop them."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from io import BytesIO
 
 import numpy as np
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
+from django.db import OperationalError
 from django.utils import timezone
 from PIL import Image
+from pytest_django import DjangoAssertNumQueries, Settings
 
-from headshots import tasks
+from headshots import rendering, tasks
 from headshots.celery import Task, app
 from headshots.models import Order, Shot
-from headshots.services import objects, orders, purge
+from headshots.services import objects, orders, purge, shots
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
+from pipelines.errors import Final, Retryable
+from pipelines.finish import finish
+from pipelines.provenance import SourceType
+from pipelines.types import (
+    FailedShot,
+    FinishedShot,
+    OutputSpec,
+    QualityReport,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -81,6 +93,7 @@ def test_a_shot_that_cannot_be_prepared_does_not_stop_the_others(
     broken, whole = place().order, place().order
     for order in (broken, whole):
         orders.accept(order, timezone.now())
+    monkeypatch.setattr(shots, "RETRY_PAUSE", timedelta(hours=1))  # a slow machine must not try again here
     prepare = tasks.RenderRun._request
 
     def refuse_one(run: tasks.RenderRun, claimed: object) -> object:
@@ -136,3 +149,244 @@ def test_the_periodic_tasks_run_on_an_empty_house(built_in: None) -> None:
     tasks.purge_due()
 
     assert not Order.objects.exists()
+
+
+# --- one run of the engine ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(placed: Placed) -> rendering.RenderRun:
+    """A run over an accepted free order, nothing claimed yet."""
+    orders.accept(placed.order, timezone.now())
+    return rendering.RenderRun()
+
+
+def picture(shot_id: str) -> FinishedShot:
+    done = finish(
+        np.full((8, 6, 3), 127, np.uint8),
+        output=OutputSpec(long_edge=8, is_watermarked=False),
+        marks=(),
+        source_type=SourceType.GENERATED,
+    )
+    return FinishedShot(
+        shot_id=shot_id,
+        seed=1,
+        jpeg=done.jpeg,
+        preview_jpeg=done.preview_jpeg,
+        width=done.width,
+        height=done.height,
+        report=QualityReport(measures={}),
+        seconds=0.1,
+    )
+
+
+def test_a_full_batch_asks_the_rows_once_a_second(
+    run: rendering.RenderRun, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    requests = run.source(3)
+    assert len(requests) == 3
+    with django_assert_num_queries(1):
+        for _ in range(30):
+            assert [run.is_cancelled(request.shot_id) for request in requests] == [False] * 3
+
+
+def test_a_dry_queue_is_not_asked_again_while_pictures_are_in_flight(
+    run: rendering.RenderRun, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    requests = run.source(5)
+    with django_assert_num_queries(0):
+        assert run.source(2) == []
+    for request in requests:
+        run.sink(picture(request.shot_id))
+    Shot.objects.filter(index=1).update(state=ShotState.PENDING)
+    Order.objects.update(state=OrderState.RENDERING)
+    assert [request.shot_id for request in run.source(5)] == [requests[0].shot_id]
+
+
+def test_a_deleted_order_cancels_its_shots_and_a_late_picture_of_them_is_dropped(
+    run: rendering.RenderRun, placed: Placed
+) -> None:
+    (request,) = run.source(1)
+    purge.request(placed.order, actor="customer", now=timezone.now())
+    assert run.is_cancelled(request.shot_id)
+    run.sink(picture(request.shot_id))
+    assert run.held == []
+    assert not Shot.objects.filter(state=ShotState.DONE).exists()
+
+
+def test_a_store_that_is_away_gives_the_shot_back_with_its_attempt(
+    run: rendering.RenderRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (request,) = run.source(1)
+
+    def away(*arguments: object) -> None:
+        raise Retryable("store_away")
+
+    monkeypatch.setattr(objects, "put", away)
+    run.sink(picture(request.shot_id))
+
+    shot = Shot.objects.get(pk=request.shot_id)
+    assert (shot.state, shot.attempts, shot.error_code) == (ShotState.PENDING, 0, "store_away")
+    assert shot.not_before > timezone.now()
+    assert run.held == []
+
+
+def test_a_selfie_that_cannot_be_fetched_costs_no_attempt(
+    run: rendering.RenderRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*arguments: object) -> bytes:
+        raise Retryable("store_away")
+
+    monkeypatch.setattr(objects, "read", away)
+    assert run.source(3) == []
+    assert set(Shot.objects.values_list("state", "attempts", "error_code")) == {("pending", 0, "store_away")}
+
+
+def test_a_disk_that_is_full_spends_the_attempt_and_not_the_run(
+    run: rendering.RenderRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (request,) = run.source(1)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(objects, "put", full)
+    run.sink(picture(request.shot_id))
+
+    shot = Shot.objects.get(pk=request.shot_id)
+    assert (shot.state, shot.attempts, shot.error_code) == (ShotState.PENDING, 1, "not_stored")
+
+
+def test_a_picture_waits_for_a_database_that_comes_back(
+    run: rendering.RenderRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (request,) = run.source(1)
+    answers = iter([OperationalError, OperationalError, None])
+    commit = shots.commit
+
+    def restarting(*arguments: object) -> bool:
+        if error := next(answers):
+            raise error
+        return commit(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shots, "commit", restarting)
+    monkeypatch.setattr(rendering, "connection", type("Kept", (), {"close": staticmethod(lambda: None)}))
+    monkeypatch.setattr(rendering, "DATABASE_PAUSES_SECONDS", (0, 0, 0))
+    run.sink(picture(request.shot_id))
+
+    assert Shot.objects.get(pk=request.shot_id).state == ShotState.DONE
+
+
+def test_a_database_that_stays_away_ends_the_run(
+    run: rendering.RenderRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (request,) = run.source(1)
+
+    def away(*arguments: object) -> bool:
+        raise OperationalError
+
+    monkeypatch.setattr(shots, "commit", away)
+    monkeypatch.setattr(rendering, "connection", type("Kept", (), {"close": staticmethod(lambda: None)}))
+    monkeypatch.setattr(rendering, "DATABASE_PAUSES_SECONDS", (0,))
+    with pytest.raises(OperationalError):
+        run.sink(picture(request.shot_id))
+    assert run.held == []  # its lease runs out
+
+
+def test_a_picture_that_was_delivered_survives_the_error_that_came_after(
+    run: rendering.RenderRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks between the server's COMMIT and its answer."""
+    (request,) = run.source(1)
+    deliver = shots._deliver
+
+    def unheard(*arguments: object) -> bool:
+        deliver(*arguments)  # type: ignore[arg-type]
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(shots, "_deliver", unheard)
+    run.sink(picture(request.shot_id))
+
+    shot = Shot.objects.get(pk=request.shot_id)
+    assert shot.state == ShotState.DONE
+    assert objects.read(shot.headshot, timezone.now())[:3] == b"\xff\xd8\xff"
+
+
+def test_a_worker_that_stops_claims_nothing_and_gives_back_what_its_grace_is_too_short_for(
+    run: rendering.RenderRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "GRACE_SECONDS", 0.0)
+    given: list[list[bool]] = []
+
+    class Slow:
+        name = "slow"
+
+        def run(self, source: Source, sink: Sink, cancelled: Cancelled) -> None:
+            flying = source(2)
+            rendering.stop()
+            assert source(1) == []
+            given.append([cancelled(request.shot_id) for request in flying])
+
+    monkeypatch.setattr(tasks, "_engine", Slow)
+    try:
+        tasks.render()
+    finally:
+        rendering._stopping[0] = 0
+
+    assert given == [[True, True]]
+    assert set(Shot.objects.values_list("state", "attempts")) == {(ShotState.PENDING, 0)}
+
+
+def test_a_process_renders_in_one_thread_at_a_time(run: rendering.RenderRun) -> None:
+    assert tasks._draining.acquire(blocking=False)
+    try:
+        tasks.render()
+    finally:
+        tasks._draining.release()
+    assert set(Shot.objects.values_list("state", flat=True)) == {ShotState.PENDING}
+
+
+@pytest.mark.parametrize(("moves", "kept"), [(True, 6), (False, 2)])
+def test_an_engine_that_stands_still_loses_its_leases(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, moves: bool, kept: int
+) -> None:
+    settings.LEASE_SECONDS, settings.STUCK_SECONDS = 40, 30  # a beat each ten seconds
+    beats: list[int] = []
+    run = rendering.RenderRun()
+
+    class SixBeats:
+        def wait(self, seconds: float) -> bool:
+            assert seconds == 10
+            run.moves += moves
+            beats.append(len(beats))
+            return len(beats) > 6
+
+    extended: list[object] = []
+    monkeypatch.setattr(rendering, "_keep", lambda run, now: extended.append(now))
+    monkeypatch.setattr(rendering, "connections", type("Kept", (), {"close_all": staticmethod(lambda: None)}))
+    rendering._beat(run, SixBeats())  # type: ignore[arg-type]
+
+    assert len(extended) == kept
+
+
+def test_only_leases_that_the_run_knows_are_kept(run: rendering.RenderRun) -> None:
+    run.source(1)
+    Shot.objects.filter(index=2).update(
+        state=ShotState.LEASED, lease_owner=run.owner, lease_until=timezone.now()
+    )
+    assert shots.extend(run.owner, timezone.now(), run.held) == 1
+
+
+def test_the_engine_is_warmed_by_one_step_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks.warm_engine()
+
+    class Blind:
+        name = "blind"
+
+        def run(self, source: Source, sink: Sink, cancelled: Cancelled) -> None:
+            (request,) = source(1)
+            sink(FailedShot(shot_id=request.shot_id, code="no_face", is_retryable=False))
+
+    monkeypatch.setattr(tasks, "_engine", Blind)
+    with pytest.raises(Final, match="no_face"):
+        tasks.warm_engine()

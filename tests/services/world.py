@@ -1,6 +1,7 @@
 """The world that the purge is tried in: clocks, folders, database copies and root keys that a test can move.
 
-Everything in it is real but the clocks: SQLite, the disk store, the file of epoch keys, the marks beside them.
+Everything in it is real but the clocks: SQLite, the disk store, the file of epoch keys, the marks beside
+them.
 """
 
 import secrets
@@ -45,7 +46,7 @@ class World:
         self.store = UnreliableStore(DiskBlobStore(self.folder / "blobs"))
         patch = self._stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(objects, "blobs", lambda: self.store)
-        patch.setattr(clock, "system_time", lambda: START + self.elapsed + self.clock_error)
+        patch.setattr(clock, "system_time", lambda: self.true_time + self.clock_error)
         patch.setattr(clock, "_ticks", lambda: self.elapsed.total_seconds())
         patch.setattr(uploads, "clean_portrait_in_sandbox", lambda raw, **options: raw)
         patch.setattr(purge, "NUDGE_SECONDS", 3600.0)  # so that no outcome hangs on this machine's speed
@@ -62,6 +63,11 @@ class World:
         self._stack.close()
 
     # time and processes
+
+    @property
+    def true_time(self) -> datetime:
+        """What a right clock would say."""
+        return START + self.elapsed
 
     def pass_time(self, by: timedelta) -> None:
         """Time goes on, for the machine's clock and for its count of seconds."""
@@ -160,5 +166,3 @@ def _forget_process() -> None:
     for cached in (objects._order_keys, objects._epochs):
         cached.cache_clear()
     clock._seen.clear()
-
-

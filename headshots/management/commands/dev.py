@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandParser
-from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from headshots.checks import TAG
+from headshots.env import ROOT
+from headshots.management.database import has_unapplied_migrations
 
 STOP_SECONDS: Final = 15
 RESTART_PAUSE_SECONDS: Final = 2.0
@@ -50,7 +50,7 @@ class Command(BaseCommand):
         alone.add_argument("--no-web", action="store_true", help="the workers, scheduler and purge alone")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if _has_unapplied_migrations():
+        if has_unapplied_migrations():
             call_command("migrate", verbosity=0, skip_checks=True)
         call_command("seed_styles", stdout=self.stderr)
         os.environ.setdefault("SITE_URL", f"http://localhost:{options['port']}")
@@ -60,15 +60,13 @@ class Command(BaseCommand):
         if not options["no_worker"]:
             children += [
                 Child("cpu", [*_celery("cpu", processes=1), "--beat"]),
-                Child("gpu", _celery("gpu", processes=settings.ENVIRONMENT.worker_processes)),
+                Child("gpu", _renderer()),
             ]
         self.stderr.write(f"Headshots is starting on {os.environ['SITE_URL']} (stop with Ctrl-C)")
-        _supervise(children, self.stderr.write)
-
-
-def _has_unapplied_migrations() -> bool:
-    executor = MigrationExecutor(connection)
-    return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+        if _supervise(children, self.stderr.write):
+            raise CommandError(
+                "stopped: what a process said above must be mended first", returncode=os.EX_CONFIG
+            )
 
 
 def _web(host: str, port: int) -> list[str]:
@@ -97,14 +95,24 @@ def _celery(queue: str, *, processes: int) -> list[str]:
     ]
 
 
+def _renderer() -> list[str]:
+    """The preview engine starts at once, in several processes; networks are loaded first, and once."""
+    if settings.ENGINE == "preview":
+        return _celery("gpu", processes=settings.ENVIRONMENT.worker_processes)
+    return [sys.executable, str(ROOT / "manage.py"), "worker", "gpu"]
+
+
 def _environment() -> dict[str, str]:
     """Celery warns a superuser of pickle, which we do not accept; the warning would only frighten."""
     return {**os.environ, "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges"}
 
 
-def _supervise(children: list[Child], say: Any) -> None:
-    """Keep the children running until a signal, then stop them all, gently first."""
-    stopping = False
+def _supervise(children: list[Child], say: Any) -> bool:
+    """Keep the children running until a signal, then stop them all, gently first.
+
+    True when it ended because one of them cannot run before something is mended.
+    """
+    stopping = is_hopeless = False
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal stopping
@@ -112,9 +120,9 @@ def _supervise(children: list[Child], say: Any) -> None:
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, stop)
-    while not stopping:
+    while not stopping and not is_hopeless:
         for child in children:
-            _keep_running(child, say)
+            is_hopeless |= not _keep_running(child, say)
         time.sleep(0.2)
     for child in children:
         _signal(child, signal.SIGTERM)
@@ -126,17 +134,22 @@ def _supervise(children: list[Child], say: Any) -> None:
             except subprocess.TimeoutExpired:
                 _signal(child, signal.SIGKILL)
                 child.process.wait()
+    return is_hopeless
 
 
-def _keep_running(child: Child, say: Any) -> None:
+def _keep_running(child: Child, say: Any) -> bool:
+    """Start the child, or start it again; False when that would change nothing."""
     if child.process is None:
         if time.monotonic() - child.ended_at >= RESTART_PAUSE_SECONDS:
             child.process = subprocess.Popen(child.command, env=_environment(), start_new_session=True)
     elif (code := child.process.poll()) is not None:
         _signal(child, signal.SIGKILL)  # what the dead parent left behind
-        say(f"{child.name} ended with code {code}; starting it again")
         child.process = None
         child.ended_at = time.monotonic()
+        if code == os.EX_CONFIG:
+            return False
+        say(f"{child.name} ended with code {code}; starting it again")
+    return True
 
 
 def _signal(child: Child, signum: signal.Signals) -> None:

@@ -61,7 +61,12 @@ class Command(BaseCommand):
         else:
             self._pass(as_json=options["json"])
             if options["reset_clock"]:
-                self.stdout.write(f"the clock is at {clock.take_back().isoformat()} again")
+                self._reset_clock()
+
+    def _reset_clock(self) -> None:
+        at = clock.take_back()
+        ended = purge.end_orders_of_the_future(at)
+        self.stdout.write(f"the clock is at {at.isoformat()} again; {ended} orders placed ahead of it ended")
 
     def _pass(self, *, as_json: bool) -> None:
         tally = purge.run(clock.now())

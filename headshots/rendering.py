@@ -1,0 +1,279 @@
+"""One run of the engine: what it claims and delivers, which claims still hold, and who keeps their leases.
+
+The engine's loop must not wait: the rows are asked at most once a second while pictures are in flight, and a
+finished picture is sealed, uploaded and committed in the engine's threads, beside the next denoising steps.
+"""
+
+import logging
+import mmap
+import os
+import secrets
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from billiard import current_process
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, connections
+
+from headshots.exceptions import NotFound
+from headshots.faults import faultpoint
+from headshots.services import clock, credentials, maintenance, shots, uploads, workers
+from pipelines.errors import Retryable
+
+if TYPE_CHECKING:
+    from pipelines.types import FailedShot, FinishedShot, ShotRequest
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0  # between two questions to the rows while pictures are in flight
+GRACE_SECONDS: Final = 10.0  # for pictures in flight when the worker is to stop; then they are given back
+RUN_SECONDS: Final = 2700.0  # of claiming in one run: less than the soft limit of the task
+# A minute in all: a database that restarts or fails over is back by then, and no picture need be made again.
+DATABASE_PAUSES_SECONDS: Final = (0.5, 1, 2, 4, 8, 15, 30)
+DATABASE_ERRORS: Final = (OperationalError, InterfaceError)
+
+# One byte shared with the children of a prefork pool. No lock: a killed child must not leave one held.
+_stopping = mmap.mmap(-1, 1)
+
+
+def stop() -> None:
+    """Claim nothing more, in this process and in the children it has forked."""
+    _stopping[0] = 1
+
+
+def is_stopping() -> bool:
+    """Whether `stop` was called, here or in the process that forked this one."""
+    return bool(_stopping[0])
+
+
+def worker_name() -> str:
+    """This process among all workers; the end of a host's name is what tells pods apart."""
+    return f"{socket.gethostname()[-20:]}:{os.getpid()}"
+
+
+class RenderRun:
+    """The three functions that an engine's run needs. `sink` may be called from several threads at once."""
+
+    def __init__(self) -> None:
+        self.owner = f"{worker_name()}:{secrets.token_hex(4)}"
+        self.moves = 0  # calls by the engine: as long as they go up, it is not stuck
+        self._lock = threading.Lock()
+        self._claims: dict[str, shots.Claim] = {}  # until they are settled or given up
+        self._unwanted: set[str] = set()
+        self._portraits: dict[uuid.UUID, Any] = {}
+        self._thread = threading.get_ident()
+        self._look_at = 0.0
+        self._dry_until = 0.0
+        self._closes_at = time.monotonic() + RUN_SECONDS
+        self._grace_ends_at = float("inf")
+
+    @property
+    def held(self) -> list[int]:
+        """The shots whose leases are to be kept."""
+        with self._lock:
+            return [claimed.shot.pk for claimed in self._claims.values()]
+
+    def source(self, free_slots: int) -> "Sequence[ShotRequest]":
+        """Claim up to `free_slots` shots; none once this worker was asked to stop.
+
+        An order that vanished meanwhile is skipped, and one that cannot be read does not stop the others.
+        While pictures are in flight a database that does not answer is asked again later.
+        """
+        self.moves += 1
+        now = time.monotonic()
+        if is_stopping() or now >= self._closes_at or (self._claims and now < self._dry_until):
+            return []
+        requests: list[ShotRequest] = []
+        try:
+            self._take(free_slots, requests)
+        except DATABASE_ERRORS as error:
+            if not self._claims:
+                raise
+            log.warning("nothing can be claimed: %s", type(error).__name__)
+            connection.close()
+        if len(requests) < free_slots:
+            self._dry_until = time.monotonic() + LOOK_SECONDS
+        return requests
+
+    def is_cancelled(self, shot_id: str) -> bool:
+        """Whether nobody waits for this shot any more, as the rows said at most a second ago."""
+        self.moves += 1
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look(now)
+        is_given_up = shot_id in self._unwanted or now >= self._grace_ends_at
+        if is_given_up:
+            self._forget(shot_id)
+        return is_given_up
+
+    def sink(self, result: "FinishedShot | FailedShot") -> None:
+        """Commit a picture, or record why there is none. Raises when the database stays away."""
+        self.moves += 1
+        with self._lock:
+            claimed = self._claims.get(result.shot_id)
+        if claimed is None:
+            log.info("shot %d was given up before it was done", int(result.shot_id))
+            return
+        try:
+            self._settle(claimed, result)
+        finally:
+            self._forget(result.shot_id)
+            if threading.get_ident() != self._thread:
+                connections.close_all()  # a thread's own, which nothing else would close
+
+    def _take(self, free_slots: int, requests: "list[ShotRequest]") -> None:
+        """Append what could be claimed and prepared: it is not lost to an error that comes after it."""
+        slots = settings.SLOTS if settings.ENGINE == "instantid" else 0
+        while not requests and not maintenance.problem():
+            claims = shots.claim(self.owner, free_slots, clock.now(), slots=slots)
+            if not claims:
+                return
+            for claimed in claims:
+                if request := self._prepared(claimed):
+                    faultpoint("claim.prepared")
+                    with self._lock:
+                        self._claims[request.shot_id] = claimed
+                        self._unwanted.discard(request.shot_id)
+                    requests.append(request)
+
+    def _prepared(self, claimed: shots.Claim) -> "ShotRequest | None":
+        from pipelines.types import FailedShot
+
+        try:
+            return self._request(claimed)
+        except NotFound:
+            return None  # fenced between the claim and now: its shots are nobody's any more
+        except Retryable as error:
+            shots.give_back(claimed, error.code, clock.now())
+        except Exception as error:
+            log.error("shot %d cannot be prepared: %s", claimed.shot.pk, type(error).__name__)
+            failed = FailedShot(shot_id=str(claimed.shot.pk), code="not_prepared", is_retryable=True)
+            shots.fail(claimed, failed, clock.now())
+        return None
+
+    def _request(self, claimed: shots.Claim) -> "ShotRequest":
+        from pipelines.images import decode_jpeg
+        from pipelines.types import OutputSpec, ShotRequest
+
+        order = claimed.shot.order
+        if order.pk not in self._portraits:
+            self._portraits.clear()  # one person's photo in memory at a time
+            self._portraits[order.pk] = decode_jpeg(uploads.open_selfie(order, clock.now()))
+        return ShotRequest(
+            shot_id=str(claimed.shot.pk),
+            identity=order.pk.hex,
+            portrait=self._portraits[order.pk],
+            preset=claimed.shot.style_version.preset(),
+            seeds=claimed.seeds,
+            output=OutputSpec(long_edge=order.long_edge, is_watermarked=order.is_watermarked),
+        )
+
+    def _look(self, now: float) -> None:
+        """Ask the rows about all claims in one query; a database that is away leaves the last answer."""
+        self._look_at = now + LOOK_SECONDS
+        if is_stopping():
+            self._grace_ends_at = min(self._grace_ends_at, now + GRACE_SECONDS)
+        with self._lock:
+            claims = dict(self._claims)
+        try:
+            wanted = shots.wanted(list(claims.values()))
+        except DATABASE_ERRORS as error:
+            log.warning("the claims cannot be looked at: %s", type(error).__name__)
+            connection.close()
+            return
+        self._unwanted = {shot_id for shot_id, claimed in claims.items() if claimed.shot.pk not in wanted}
+
+    def _settle(self, claimed: shots.Claim, result: "FinishedShot | FailedShot") -> None:
+        for pause in DATABASE_PAUSES_SECONDS:
+            try:
+                _record(claimed, result)
+            except DATABASE_ERRORS as error:
+                log.warning("shot %d waits for the database: %s", claimed.shot.pk, type(error).__name__)
+                connection.close()
+                time.sleep(pause)
+            else:
+                return
+        _record(claimed, result)
+
+    def _forget(self, shot_id: str) -> None:
+        with self._lock:
+            self._claims.pop(shot_id, None)
+
+
+def _record(claimed: shots.Claim, result: "FinishedShot | FailedShot") -> None:
+    """Sign and commit, or fail; a picture that cannot be stored gives its shot back."""
+    from pipelines.types import FailedShot
+
+    if isinstance(result, FailedShot):
+        shots.fail(claimed, result, clock.now())
+        return
+    faultpoint("work.rendered")
+    try:
+        signed = replace(result, jpeg=credentials.attach(result.jpeg))
+        if not shots.commit(claimed, signed, clock.now()):
+            log.info("shot %d came too late and was discarded", claimed.shot.pk)
+    except DATABASE_ERRORS:
+        raise
+    except Retryable as error:
+        log.warning("shot %d cannot be stored: %s", claimed.shot.pk, error.code)
+        shots.give_back(claimed, error.code, clock.now())
+    except Exception as error:
+        log.error("shot %d cannot be stored: %s", claimed.shot.pk, type(error).__name__)
+        failed = FailedShot(shot_id=result.shot_id, code="not_stored", is_retryable=True)
+        shots.fail(claimed, failed, clock.now())
+
+
+@contextmanager
+def kept_alive(run: RenderRun) -> Iterator[None]:
+    """Keep the leases of `run` from a thread, at a quarter of their length, while the body runs.
+
+    An engine that has not moved for STUCK_SECONDS keeps nothing: other workers take its shots over when the
+    leases run out. In a child of a pool the process then ends itself, since nothing else can stop a device
+    that does not come back; its parent starts another.
+    """
+    over = threading.Event()
+    thread = threading.Thread(target=_beat, args=(run, over), name="lease-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=5)
+
+
+def _beat(run: RenderRun, over: threading.Event) -> None:
+    interval = settings.LEASE_SECONDS / 4
+    # Counted in beats, not by the clock: a process that was stopped for an hour has not been stuck for one.
+    seen, still_seconds = run.moves, 0.0
+    while not over.wait(interval):
+        still_seconds = still_seconds + interval if run.moves == seen else 0.0
+        seen = run.moves
+        if still_seconds < settings.STUCK_SECONDS:
+            tolerant("heartbeat", lambda now: _keep(run, now))
+        elif still_seconds - interval < settings.STUCK_SECONDS:
+            log.critical("the engine has not moved for %.0f s: its leases run out", still_seconds)
+        elif still_seconds >= settings.STUCK_SECONDS + settings.LEASE_SECONDS and current_process().daemon:
+            log.critical("the engine does not come back: this process ends")
+            os._exit(os.EX_SOFTWARE)
+    connections.close_all()
+
+
+def _keep(run: RenderRun, now: datetime) -> None:
+    shots.extend(run.owner, now, run.held)
+    workers.report(worker_name(), now)
+
+
+def tolerant(what: str, step: Callable[[datetime], object]) -> None:
+    """Run a step that will be repeated anyway; a database away for a moment must not end the thread."""
+    try:
+        step(clock.now())
+    except Exception as error:
+        log.warning("%s failed: %s", what, type(error).__name__)
+        connection.close()

@@ -1,0 +1,217 @@
+"""Many worker processes on one data folder, some of which die, stop for longer than their lease, or break.
+
+    python -m tests.e2e.worker_driver FOLDER prepare ORDERS SHOTS     places accepted orders
+    python -m tests.e2e.worker_driver FOLDER work PROCESSES [FAULTS]  renders them all, FAULTS percent of them with a fault
+    python -m tests.e2e.worker_driver FOLDER read                     what was delivered
+
+Each prints one line of JSON. Services, vault and database are the real ones. `work` forks processes that do
+what a worker's child does, and forks another for each that dies. Without FAULTS the preview engine makes the
+pictures; with it an engine that counts: every shot's fault strikes once, at its first attempt.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import django
+
+LEASE_SECONDS: Final = 2.0
+PATIENCE_SECONDS: Final = 400.0
+FAULTS: Final = ("kill", "stop", "raise", "late kill")
+
+
+def prepare(folder: Path, order_count: int, shot_count: int) -> dict[str, Any]:
+    """A data folder with that many paid orders of that many shots each, ready to be rendered."""
+    from django.core.management import call_command
+
+    from headshots.models import Order
+    from headshots.services import clock, orders, payments
+    from headshots.services.consent import Consent
+    from pipelines.sample import sample_selfie
+
+    call_command("migrate", verbosity=0, skip_checks=True)
+    call_command("seed_styles", stdout=sys.stderr)
+    _furnish(shot_count)
+    for _ in range(order_count):
+        placed = orders.place(
+            raw=sample_selfie(),
+            tier_slug="premium",
+            style_slugs=(),
+            agreed=Consent(is_given=True, is_adult=True),
+            upload_id=None,
+            now=clock.now(),
+        )
+        orders.accept(placed.order, clock.now())
+        payments.confirm_test_payment(Order.objects.get(pk=placed.order.pk), clock.now())
+    return {"orders": order_count}
+
+
+def work(folder: Path, processes: int, faults: int = 0) -> dict[str, Any]:
+    """Render everything with `processes` at a time; what it took."""
+    from django.db import connections
+
+    from headshots.models import Order
+    from headshots.states import WORKING_STATES
+
+    _furnish(0)
+    began, alive, stopped_until, deaths = time.monotonic(), set[int](), dict[int, float](), 0
+    while Order.objects.filter(state__in=WORKING_STATES).exists():
+        assert time.monotonic() - began < PATIENCE_SECONDS, "orders are left over"
+        connections.close_all()  # before any fork
+        while len(alive) < processes:
+            alive.add(_forked(lambda: _live(folder, faults)))
+        time.sleep(0.05)
+        while alive and (ended := os.waitpid(-1, os.WNOHANG | os.WUNTRACED))[0]:
+            pid, status = ended
+            if os.WIFSTOPPED(status):
+                stopped_until[pid] = time.monotonic() + LEASE_SECONDS + 1
+            else:
+                deaths += os.WIFSIGNALED(status)
+                alive.discard(pid)
+        for pid, until in list(stopped_until.items()):
+            if time.monotonic() > until:
+                os.kill(pid, signal.SIGCONT)
+                del stopped_until[pid]
+    seconds = time.monotonic() - began
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    struck = [path.read_text() for path in (folder / "struck").glob("*")]
+    return {"seconds": round(seconds, 2), "deaths": deaths, "struck": len(struck)}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What was delivered: the states, and a digest of every picture in its order's place."""
+    from headshots.models import Order, Shot, StoredObject
+    from headshots.services import clock, objects
+
+    done = Shot.objects.filter(state="done").select_related("headshot__order").order_by("order", "index")
+    pictures = [
+        f"{shot.order_id}/{shot.index} {hashlib.sha256(objects.read(shot.headshot, clock.now())).hexdigest()}"
+        for shot in done
+        if shot.headshot
+    ]
+    return {
+        "orders": sorted(Order.objects.values_list("state", flat=True).distinct()),
+        "shots": sorted(Shot.objects.values_list("state", flat=True).distinct()),
+        "pictures": pictures,
+        "stored": StoredObject.objects.filter(kind="headshot", state="stored").count(),
+        "blobs": sum(1 for _ in objects.blobs().list("o/")),
+        "rows": StoredObject.objects.count(),
+        "most_attempts": max(Shot.objects.values_list("attempts", flat=True)),
+    }
+
+
+def _furnish(shot_count: int) -> None:
+    from django.conf import settings
+
+    from headshots import tiers
+    from headshots.services import uploads
+
+    settings.LEASE_SECONDS = LEASE_SECONDS
+    tiers.TIERS["premium"] = replace(tiers.TIERS["premium"], headshots=shot_count, long_edge=1152)
+    uploads.clean = lambda raw: raw  # the sandbox is tested elsewhere
+
+
+def _forked(live: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        live()
+    finally:
+        os._exit(1)
+
+
+def _live(folder: Path, faults: int) -> None:
+    """What a worker's child does: look for work every now and then, and render."""
+    from headshots import tasks
+    from headshots.rendering import tolerant
+    from headshots.services import clock, shots
+
+    if faults:
+        engine = FaultyEngine(folder / "struck", faults)
+        tasks._engine = lambda: engine  # type: ignore[assignment]
+    while True:
+        tolerant("render", lambda now: tasks.drain())
+        tolerant("mend", lambda now: shots.mend(clock.now()))
+        time.sleep(random.uniform(0.05, 0.2))
+
+
+class FaultyEngine:
+    """Makes a small picture at once, except where a fault strikes: each shot's at most once."""
+
+    name = "faulty"
+    proof: Final[dict[str, str]] = {}
+
+    def __init__(self, struck: Path, percent: int) -> None:
+        self._struck, self._percent = struck, percent
+        struck.mkdir(exist_ok=True)
+
+    def run(self, source: Any, sink: Any, cancelled: Any) -> None:
+        """See `Engine.run`."""
+        while requests := source(1):
+            for request in requests:
+                fault = self._fault_of(request.shot_id)
+                if fault == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if fault == "stop":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                if fault == "raise":
+                    raise RuntimeError("device lost")
+                sink(_picture(request))
+                if fault == "late kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+    def _fault_of(self, shot_id: str) -> str:
+        number = int(hashlib.sha256(shot_id.encode()).hexdigest(), 16)
+        if number % 100 >= self._percent:
+            return ""
+        try:
+            (self._struck / shot_id).touch(exist_ok=False)
+        except FileExistsError:
+            return ""
+        return FAULTS[number // 100 % len(FAULTS)]
+
+
+def _picture(request: Any) -> Any:
+    import numpy as np
+
+    from pipelines.finish import finish
+    from pipelines.provenance import SourceType
+    from pipelines.types import FinishedShot, OutputSpec, QualityReport
+
+    output = OutputSpec(long_edge=48, is_watermarked=False)
+    pixels = np.full((48, 37, 3), request.seeds[0] % 251, np.uint8)
+    done = finish(pixels, output=output, marks=(), source_type=SourceType.GENERATED)
+    return FinishedShot(
+        shot_id=request.shot_id,
+        seed=request.seeds[0],
+        jpeg=done.jpeg,
+        preview_jpeg=done.preview_jpeg,
+        width=done.width,
+        height=done.height,
+        report=QualityReport(measures={}),
+        seconds=0.01,
+    )
+
+
+def main() -> None:
+    """Run one of the commands above."""
+    folder, command, *numbers = sys.argv[1:]
+    os.environ |= {"HEADSHOTS_DATA": folder, "DJANGO_SETTINGS_MODULE": "headshots.settings"}
+    django.setup()
+    commands: dict[str, Callable[..., dict[str, Any]]] = {"prepare": prepare, "work": work, "read": read}
+    sys.stdout.write(json.dumps(commands[command](Path(folder), *map(int, numbers))) + "\n")
+
+
+if __name__ == "__main__":
+    main()
