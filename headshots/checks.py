@@ -7,8 +7,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
 from headshots.services import credentials, objects
-from headshots.services.picture_keys import load_chain
 from headshots.vault.errors import BadKeyFile, StoreAway, UnsafeStore
+from headshots.vault.picture_keys import load_chain
 
 TAG: Final = "headshots"
 _HANDLER: Final = "headshots.web.uploadhandler.BoundedMemoryUploadHandler"

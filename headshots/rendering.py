@@ -71,6 +71,7 @@ class RenderRun:
         self._thread = threading.get_ident()
         self._look_at = 0.0
         self._dry_until = 0.0
+        self._dry_slots = 0  # that the last answer left empty
         self._closes_at = time.monotonic() + RUN_SECONDS
         self._grace_ends_at = float("inf")
 
@@ -88,7 +89,10 @@ class RenderRun:
         """
         self.moves += 1
         now = time.monotonic()
-        if is_stopping() or now >= self._closes_at or (self._claims and now < self._dry_until):
+        if is_stopping() or now >= self._closes_at:
+            return []
+        # Slots that stayed empty are kept for others or find no work; a slot more is worth asking for.
+        if self._claims and now < self._dry_until and free_slots <= self._dry_slots:
             return []
         requests: list[ShotRequest] = []
         try:
@@ -98,7 +102,8 @@ class RenderRun:
                 raise
             log.warning("nothing can be claimed: %s", type(error).__name__)
             connection.close()
-        if len(requests) < free_slots:
+        self._dry_slots = free_slots - len(requests)
+        if self._dry_slots:
             self._dry_until = time.monotonic() + LOOK_SECONDS
         return requests
 

@@ -7,7 +7,7 @@ from django.db.models import Count, Q
 
 from headshots.admin.base import Table, counted, length
 from headshots.models import Heartbeat, Order, Shot, StoredObject, Style
-from headshots.services import purge
+from headshots.services import purge, workers
 from headshots.states import WORKING_STATES, OrderState, ShotState
 
 LATE: Final = timedelta(minutes=2)  # the purge runs every minute: a second missed round is worth a warning
@@ -18,6 +18,7 @@ def read(now: datetime, *, count_store: bool) -> list[Table]:
     return [
         _orders(),
         _queue(now),
+        _workers(now),
         _failures(now),
         _switched_off(now),
         _deletion(now, count_store=count_store),
@@ -52,6 +53,19 @@ def _queue(now: datetime) -> Table:
             ("being rendered", counts["leased"]),
             ("with a lease that ran out", counts["stale"]),
         ],
+    )
+
+
+def _workers(now: datetime) -> Table:
+    known = workers.known(now)
+    silent = sum(worker.is_silent(now) for worker in known if worker.leased_shots)
+    return Table(
+        title="Workers that render",
+        headers=("Worker", "Last moved", "Shots"),
+        rows=[(w.name, f"{length(now - w.moved_at)} ago", w.leased_shots) for w in known],
+        note=f"{counted(silent, 'worker')} stopped with shots: its device is stuck, or it is gone."
+        if silent
+        else "",
     )
 
 

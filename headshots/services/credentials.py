@@ -14,9 +14,9 @@ from typing import Any, Final
 from django.conf import settings
 
 from headshots import __version__
-from headshots.services import picture_keys
-from headshots.services.picture_keys import PictureKey
+from headshots.vault import picture_keys
 from headshots.vault.errors import BadKeyFile
+from headshots.vault.picture_keys import PictureKey
 from pipelines import provenance
 from pipelines.errors import Final as Broken
 
@@ -71,7 +71,7 @@ def key() -> PictureKey:
     if settings.PICTURE_KEY is None or settings.PICTURE_CERTIFICATE is None:
         raise BadKeyFile("PICTURE_KEY and PICTURE_CERTIFICATE belong together; one of them is not set")
     found = _key(settings.PICTURE_KEY, settings.PICTURE_CERTIFICATE)
-    if settings.IS_PRODUCTION and found.is_development:
+    if settings.IS_PRODUCTION and found.chain.is_development:
         raise BadKeyFile(f"{settings.PICTURE_CERTIFICATE} is a development certificate")
     return found
 
@@ -111,7 +111,7 @@ def _embedded_key(key_path: Path, certificate_path: Path) -> PictureKey:
 def _signed(jpeg: bytes, source: provenance.SourceType, signing_key: PictureKey) -> bytes:
     import c2pa  # 23 MB of machine code: only where pictures are signed or read
 
-    info = c2pa.C2paSignerInfo(_ALGORITHM, signing_key.chain_pem, signing_key.key_pem, None)
+    info = c2pa.C2paSignerInfo(_ALGORITHM, signing_key.chain.pem, signing_key.key_pem, None)
     signed = io.BytesIO()
     try:
         # Made anew for each picture, in 1 ms: nothing native is shared by threads or survives a fork.

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
-from headshots.services import credentials, picture_keys
+from headshots.services import credentials
+from headshots.vault import picture_keys
+from headshots.vault.picture_keys import Chain
 from pipelines import provenance
 
 MAX_BYTES: Final = 64 * 1024 * 1024  # ours have 1 to 12 MB
@@ -61,7 +60,7 @@ class PictureClaims:
         return not self.xmp_source or self.xmp_source in {source for _, source in found.actions}
 
 
-def own_chains(paths: Sequence[Path] = ()) -> list[list[x509.Certificate]]:
+def own_chains(paths: Sequence[Path] = ()) -> list[Chain]:
     """The certificates of the files, or those that sign today; none in an embedded mode that never signed.
 
     Needs no private key. Raises BadKeyFile or OSError.
@@ -73,7 +72,7 @@ def own_chains(paths: Sequence[Path] = ()) -> list[list[x509.Certificate]]:
     return []
 
 
-def read(data: bytes, chains: Sequence[Sequence[x509.Certificate]]) -> PictureClaims:
+def read(data: bytes, chains: Sequence[Chain]) -> PictureClaims:
     """What the picture says, and whether it was signed under one of the chains; raises nothing.
 
     Only embedded manifests are read: nothing is fetched.
@@ -98,14 +97,14 @@ def read(data: bytes, chains: Sequence[Sequence[x509.Certificate]]) -> PictureCl
     return PictureClaims(**xmp, credentials=_credentials(store, chains))
 
 
-def _settings(chains: Sequence[Sequence[x509.Certificate]]) -> dict[str, dict[str, Any]]:
+def _settings(chains: Sequence[Chain]) -> dict[str, dict[str, Any]]:
     """Offline, and with the last certificate of each chain as all that is trusted."""
-    anchors = "".join(chain[-1].public_bytes(Encoding.PEM).decode() for chain in chains)
+    anchors = b"".join(chain.anchor_pem for chain in chains).decode()
     trust = {**credentials.OFFLINE["trust"], _OUR_LIST: anchors} if anchors else credentials.OFFLINE["trust"]
     return {**credentials.OFFLINE, "trust": trust}
 
 
-def _credentials(store: dict[str, Any], chains: Sequence[Sequence[x509.Certificate]]) -> Credentials:
+def _credentials(store: dict[str, Any], chains: Sequence[Chain]) -> Credentials:
     manifest = store["manifests"][store["active_manifest"]]
     results = store.get("validation_results", {}).get("activeManifest", {})
     codes = {kind: [entry["code"] for entry in results.get(kind, ())] for kind in ("success", "failure")}
@@ -119,7 +118,7 @@ def _credentials(store: dict[str, Any], chains: Sequence[Sequence[x509.Certifica
         for action in content.get("actions", ())
     ]
     uses = data.get(credentials.TRAINING, {}).get("entries", {})
-    signers = {str(chain[0].serial_number): chain[0] for chain in chains}
+    signers = {chain.serial_number: chain for chain in chains}
     # The reader vouches for the issuer; an issuer gives a number to one certificate (RFC 5280, 4.1.2.2).
     is_trusted = _TRUSTED in codes["success"] and store["validation_results"].get("trustListUri") == _OUR_LIST
     signer = signers.get(signature.get("cert_serial_number", "")) if is_trusted else None
@@ -132,7 +131,7 @@ def _credentials(store: dict[str, Any], chains: Sequence[Sequence[x509.Certifica
         has_thumbnail="thumbnail" in manifest,
         signer=str(signature.get("common_name") or signature.get("issuer") or ""),
         is_ours=signer is not None,
-        is_development=signer is not None and picture_keys.says_development(signer),
+        is_development=signer is not None and signer.is_development,
         signature_holds=_SIGNATURE_HOLDS in codes["success"],
         binding_holds=_BINDING_HOLDS in codes["success"],
         failures=tuple(failures),

@@ -137,6 +137,7 @@ def run(now: datetime, *, limit: int = 1000) -> Tally:
         for order_id in list(ended.values_list("pk", flat=True)[:limit])
     )
     faultpoint("purge.passed")
+    shredding.truncate_journal()  # a reader may have held it up when the keys were deleted
     shredding.delete_keyless_selfies(limit=limit)
     objects.drop_expired_keys()
     pruned = _prune_tombstones(now)

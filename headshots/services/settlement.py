@@ -22,6 +22,7 @@ from headshots.states import LIVE_STATES
 
 log = logging.getLogger(__name__)
 
+PATIENCE: Final = 5  # questions without an answer, after which a pass leaves the rest to the next
 LIMIT: Final = 100  # of each kind in one pass, which a task's time limit must suffice for
 # Longer than one request may take with its retry; then doubled until it is an hour.
 FIRST_PAUSE: Final = timedelta(seconds=60)
@@ -38,6 +39,7 @@ class Settled:
     delayed: int = 0
     looked_up: int = 0
     found_paid: int = 0
+    unanswered: int = 0
 
     @property
     def is_worth_a_line(self) -> bool:
@@ -52,12 +54,15 @@ def run(now: datetime) -> Settled:
     if provider.is_immediate:
         return settled
     for refund in _due(now)[:LIMIT]:
-        _send(provider, refund, now, settled)
+        if settled.unanswered < PATIENCE:
+            _send(provider, refund, now, settled)
     for payment in _unsettled(now)[:LIMIT]:
-        _look_up(provider, payment, now, settled)
+        if settled.unanswered < PATIENCE:
+            _look_up(provider, payment, now, settled)
     paid = Payment.objects.filter(provider=settings.PAYMENTS, state=Payment.State.PAID, look_at__lte=now)
     for payment in paid.order_by("look_at", "pk")[:LIMIT]:
-        _look_for_outside_refunds(provider, payment, now)
+        if settled.unanswered < PATIENCE:
+            _look_for_outside_refunds(provider, payment, now, settled)
     return settled
 
 
@@ -88,6 +93,11 @@ def _send(provider: Provider, refund: Refund, now: datetime, settled: Settled) -
     except ProviderAway as error:
         log.warning("refund %s could not be sent yet: %s", refund.pk, error.code)
         settled.delayed += 1
+        settled.unanswered += 1
+        return
+    except ProviderRefused as error:  # also to be asked about it
+        payments.refuse_refund(refund, error.code, 0, now)
+        settled.failed += 1
         return
     if returned is None:
         settled.failed += 1
@@ -158,19 +168,21 @@ def _look_up(provider: Provider, payment: Payment, now: datetime, settled: Settl
             return
     except (ProviderAway, ProviderRefused) as error:
         log.warning("payment %s could not be looked up: %s", payment.pk, error.code)
+        settled.unanswered += 1
         return
     event_id = f"looked-up-{checkout.status}-{payment.reference}-{payment.attempt}"
     outcome = checkouts.settle(checkout, provider=payment.provider, event_id=event_id, now=now)
     settled.found_paid += outcome is Outcome.TAKEN
 
 
-def _look_for_outside_refunds(provider: Provider, payment: Payment, now: datetime) -> None:
+def _look_for_outside_refunds(provider: Provider, payment: Payment, now: datetime, settled: Settled) -> None:
     """Once for each payment, and whenever an event says that something went back."""
     Payment.objects.filter(pk=payment.pk).update(look_at=now + LOOK_INTERVAL)
     try:
         given = provider.given_back(payment.charge_reference)
     except (ProviderAway, ProviderRefused) as error:
         log.warning("refunds of payment %s could not be looked up: %s", payment.pk, error.code)
+        settled.unanswered += 1
         return
     payments.record_outside_refunds(payment, given.outside_cents, now)
     Payment.objects.filter(pk=payment.pk, look_at=now + LOOK_INTERVAL).update(look_at=None)

@@ -9,7 +9,7 @@ from django.test import Client
 from headshots.admin import dashboard
 from headshots.admin.base import length
 from headshots.models import Heartbeat, Order, Shot
-from headshots.services import orders
+from headshots.services import orders, workers
 from headshots.services.orders import Placed
 from headshots.states import ShotState
 from tests.admin.conftest import page_of
@@ -44,6 +44,21 @@ def test_the_queue_shows_its_oldest_shot_and_lost_leases(placed: Placed, now: da
         "being rendered": 1,
         "with a lease that ran out": 1,
     }
+
+
+def test_a_worker_that_holds_shots_and_stands_still_is_a_warning(placed: Placed, now: datetime) -> None:
+    orders.accept(placed.order, now)
+    workers.report("gpu-1:7", now)
+    workers.report("gpu-2:7", now + timedelta(seconds=70))
+    Shot.objects.filter(index=1).update(
+        state=ShotState.LEASED, lease_owner="gpu-1:7:ab12", lease_until=now + timedelta(minutes=1)
+    )
+
+    tables = dashboard.read(now + timedelta(seconds=75), count_store=False)
+    (table,) = (table for table in tables if table.title == "Workers that render")
+
+    assert [*table.rows] == [("gpu-1:7", "1 min 15 s ago", 1), ("gpu-2:7", "5.0 s ago", 0)]
+    assert table.note == "1 worker stopped with shots: its device is stuck, or it is gone."
 
 
 def test_failures_of_the_last_hour_are_counted_by_code(

@@ -128,14 +128,14 @@ def test_orders_wait_for_a_worker_and_each_shot_is_made_once(folder: Path) -> No
 
 
 @pytest.mark.servers
-@pytest.mark.skipif(
-    not (os.environ.get("TEST_DATABASE_URL") and os.environ.get("TEST_REDIS_URL")),
-    reason="needs TEST_DATABASE_URL and TEST_REDIS_URL, which infra/dev test provides",
-)
-def test_the_same_journey_runs_on_postgres_and_redis(folder: Path) -> None:
+@pytest.mark.parametrize("broker", ["TEST_REDIS_URL", "TEST_AMQP_URL"])
+def test_the_same_journey_runs_on_postgres_with_redis_or_rabbitmq(folder: Path, broker: str) -> None:
+    missing = [name for name in ("TEST_DATABASE_URL", broker) if not os.environ.get(name)]
+    if missing:
+        pytest.skip(f"needs {' and '.join(missing)}, which infra/dev test provides")
     servers = {
         "DATABASE_URL": os.environ["TEST_DATABASE_URL"],
-        "BROKER_URL": os.environ["TEST_REDIS_URL"],
+        "BROKER_URL": os.environ[broker],
         "LEASE_SECONDS": "4",
     }
     with running(folder, **servers) as service:

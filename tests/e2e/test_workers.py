@@ -14,7 +14,7 @@ from headshots.env import ROOT
 
 pytestmark = pytest.mark.slow
 
-FAULTY_SHOTS = int(os.environ.get("FAULTY_SHOTS", "200"))  # 2000 for the acceptance run
+FAULTY_SHOTS = int(os.environ.get("FAULTY_SHOTS", "100"))  # 2000 for the acceptance run
 FAULT_PERCENT = 10
 
 

@@ -1,7 +1,7 @@
 """Many worker processes on one data folder, some of which die, stop for longer than their lease, or break.
 
-    python -m tests.e2e.worker_driver FOLDER prepare ORDERS SHOTS     places accepted orders
-    python -m tests.e2e.worker_driver FOLDER work PROCESSES [FAULTS]  renders them all, FAULTS percent of them with a fault
+    python -m tests.e2e.worker_driver FOLDER prepare ORDERS SHOTS     places paid orders
+    python -m tests.e2e.worker_driver FOLDER work PROCESSES [FAULTS]  renders them, FAULTS % with a fault
     python -m tests.e2e.worker_driver FOLDER read                     what was delivered
 
 Each prints one line of JSON. Services, vault and database are the real ones. `work` forks processes that do
@@ -56,12 +56,13 @@ def prepare(folder: Path, order_count: int, shot_count: int) -> dict[str, Any]:
 
 def work(folder: Path, processes: int, faults: int = 0) -> dict[str, Any]:
     """Render everything with `processes` at a time; what it took."""
+    from django.conf import settings
     from django.db import connections
 
     from headshots.models import Order
     from headshots.states import WORKING_STATES
 
-    _furnish(0)
+    settings.LEASE_SECONDS = LEASE_SECONDS
     began, alive, stopped_until, deaths = time.monotonic(), set[int](), dict[int, float](), 0
     while Order.objects.filter(state__in=WORKING_STATES).exists():
         assert time.monotonic() - began < PATIENCE_SECONDS, "orders are left over"
@@ -84,39 +85,44 @@ def work(folder: Path, processes: int, faults: int = 0) -> dict[str, Any]:
     for pid in alive:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    struck = [path.read_text() for path in (folder / "struck").glob("*")]
-    return {"seconds": round(seconds, 2), "deaths": deaths, "struck": len(struck)}
+    struck = len(list((folder / "struck").glob("*")))
+    return {"seconds": round(seconds, 2), "deaths": deaths, "struck": struck}
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What was delivered: the states, and a digest of every picture in its order's place."""
+    """What was delivered: the states, and a digest of every picture's pixels in its order's place."""
     from headshots.models import Order, Shot, StoredObject
     from headshots.services import clock, objects
+    from headshots.vault.envelope import Kind
 
     done = Shot.objects.filter(state="done").select_related("headshot__order").order_by("order", "index")
+    # The pixels: what signs a file around them does not sign twice alike.
     pictures = [
-        f"{shot.order_id}/{shot.index} {hashlib.sha256(objects.read(shot.headshot, clock.now())).hexdigest()}"
+        f"{shot.order_id}/{shot.index} {_digest(objects.read(shot.headshot, clock.now()))}"
         for shot in done
         if shot.headshot
     ]
     return {
-        "orders": sorted(Order.objects.values_list("state", flat=True).distinct()),
-        "shots": sorted(Shot.objects.values_list("state", flat=True).distinct()),
+        "orders": sorted(set(Order.objects.values_list("state", flat=True))),
+        "shots": sorted(set(Shot.objects.values_list("state", flat=True))),
         "pictures": pictures,
-        "stored": StoredObject.objects.filter(kind="headshot", state="stored").count(),
+        "stored": StoredObject.objects.filter(kind=Kind.HEADSHOT, state="stored").count(),
         "blobs": sum(1 for _ in objects.blobs().list("o/")),
         "rows": StoredObject.objects.count(),
         "most_attempts": max(Shot.objects.values_list("attempts", flat=True)),
     }
 
 
-def _furnish(shot_count: int) -> None:
-    from django.conf import settings
+def _digest(jpeg: bytes) -> str:
+    from pipelines.images import decode_jpeg
 
+    return hashlib.sha256(decode_jpeg(jpeg).tobytes()).hexdigest()
+
+
+def _furnish(shot_count: int) -> None:
     from headshots import tiers
     from headshots.services import uploads
 
-    settings.LEASE_SECONDS = LEASE_SECONDS
     tiers.TIERS["premium"] = replace(tiers.TIERS["premium"], headshots=shot_count, long_edge=1152)
     uploads.clean = lambda raw: raw  # the sandbox is tested elsewhere
 

@@ -300,3 +300,29 @@ def test_a_test_payments_provider_is_never_asked(due: Refund, account: StandIn, 
     settlement.run(now)
 
     assert not account.posts(REFUNDS)
+
+
+def test_a_pass_over_a_dead_line_leaves_the_rest_to_the_next(
+    paid: Order, account: StandIn, now: datetime
+) -> None:
+    finish_with(paid, 50, now)
+    for index in range(1, 9):
+        payments.refund(paid, pictures=[index], actor="anna", now=now)
+    account.failures.extend([Failure(status=0)] * 2 * settlement.PATIENCE)
+
+    assert settlement.run(now).delayed == settlement.PATIENCE
+    assert settlement.run(now).sent == 8 - settlement.PATIENCE
+    assert settlement.run(now + timedelta(minutes=1)).sent == settlement.PATIENCE
+
+    assert account.refunded_cents() == -(-1900 * 8 // 50)
+
+
+def test_a_charge_that_stripe_does_not_know_fails_and_holds_up_no_other(
+    paid: Order, account: StandIn, now: datetime
+) -> None:
+    finish_with(paid, 48, now)
+    account.intents.clear()
+
+    assert settlement.run(now).failed == 1
+
+    assert Refund.objects.get().error_code == "resource_missing"

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,11 +29,13 @@ from headshots import tasks
 from headshots.checks import pictures_can_be_signed
 from headshots.env import ROOT
 from headshots.models import Order, Shot
-from headshots.services import credentials, delivery, picture_claims, picture_keys
+from headshots.services import credentials, delivery, picture_claims
 from headshots.services.orders import Placed
 from headshots.states import ShotState
+from headshots.vault import picture_keys
 from headshots.vault.envelope import Kind
 from headshots.vault.errors import BadKeyFile
+from headshots.vault.picture_keys import Chain
 from pipelines import provenance
 from pipelines.errors import Final
 from pipelines.finish import finish
@@ -241,16 +244,14 @@ def test_processes_that_ask_at_once_get_one_key(tmp_path: Path) -> None:
         keys = list(threads.map(lambda _: picture_keys.load_or_make_development(*paths), range(8)))
 
     assert len({key.key_pem for key in keys}) == 1
-    assert len({key.serial_number for key in keys}) == 1
+    assert len({key.chain.serial_number for key in keys}) == 1
 
 
 @pytest.fixture
-def issued(tmp_path: Path, settings: Settings) -> Callable[..., list[x509.Certificate]]:
-    """Puts a key with a certificate of some authority into the settings; the chain, the signer's first."""
+def issued(tmp_path: Path, settings: Settings) -> Callable[..., Chain]:
+    """Puts a key with a certificate of some authority into the settings; the chain."""
 
-    def issue(
-        purpose: ObjectIdentifier = CLAIM_SIGNING, days: tuple[int, int] = (-1, 30)
-    ) -> list[x509.Certificate]:
+    def issue(purpose: ObjectIdentifier = CLAIM_SIGNING, days: tuple[int, int] = (-1, 30)) -> Chain:
         authority, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
         chain = [
             certificate("Headshots Example", own, "Authority", authority, purpose, days),
@@ -264,7 +265,7 @@ def issued(tmp_path: Path, settings: Settings) -> Callable[..., list[x509.Certif
         )
         settings.PICTURE_CERTIFICATE.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
         credentials._key.cache_clear()
-        return chain
+        return picture_keys.load_chain(settings.PICTURE_CERTIFICATE)
 
     return issue
 
@@ -306,7 +307,7 @@ def certificate(
     "purpose", [CLAIM_SIGNING, ObjectIdentifier("1.3.6.1.5.5.7.3.36"), ExtendedKeyUsageOID.EMAIL_PROTECTION]
 )
 def test_an_issued_certificate_signs_and_is_known_as_ours(
-    issued: Callable[..., list[x509.Certificate]], picture: bytes, purpose: ObjectIdentifier
+    issued: Callable[..., Chain], picture: bytes, purpose: ObjectIdentifier
 ) -> None:
     issued(purpose)
 
@@ -317,7 +318,7 @@ def test_an_issued_certificate_signs_and_is_known_as_ours(
 
 
 def test_another_certificate_of_our_authority_is_not_ours(
-    issued: Callable[..., list[x509.Certificate]], picture: bytes
+    issued: Callable[..., Chain], picture: bytes
 ) -> None:
     chain = issued()
     signed = credentials.attach(picture)
@@ -326,7 +327,8 @@ def test_another_certificate_of_our_authority_is_not_ours(
     assert picture_claims.read(signed, [chain]).credentials.is_ours  # type: ignore[union-attr]
     assert not picture_claims.read(signed, [stranger]).credentials.is_ours  # type: ignore[union-attr]
     # The same authority vouches for both, but the number is another's.
-    assert not picture_claims.read(signed, [[stranger[0], chain[1]]]).credentials.is_ours  # type: ignore[union-attr]
+    sibling = replace(chain, serial_number=stranger.serial_number)
+    assert not picture_claims.read(signed, [sibling]).credentials.is_ours  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -335,7 +337,7 @@ def test_another_certificate_of_our_authority_is_not_ours(
     ids=["of a web server", "expired", "not yet valid"],
 )
 def test_a_certificate_that_is_not_fit_stops_the_worker_before_any_picture(
-    issued: Callable[..., list[x509.Certificate]], purpose: ObjectIdentifier, days: tuple[int, int]
+    issued: Callable[..., Chain], purpose: ObjectIdentifier, days: tuple[int, int]
 ) -> None:
     issued(purpose, days)
 
@@ -347,7 +349,7 @@ def test_a_certificate_that_is_not_fit_stops_the_worker_before_any_picture(
 
 @pytest.mark.django_db
 def test_no_shot_is_claimed_by_a_worker_that_cannot_sign(
-    place: Callable[..., Placed], issued: Callable[..., list[x509.Certificate]]
+    place: Callable[..., Placed], issued: Callable[..., Chain]
 ) -> None:
     order = place().order
     tasks.assess(str(order.pk))
@@ -360,7 +362,7 @@ def test_no_shot_is_claimed_by_a_worker_that_cannot_sign(
 
 
 def test_key_and_certificate_must_belong_together_and_be_private(
-    issued: Callable[..., list[x509.Certificate]], settings: Settings, tmp_path: Path
+    issued: Callable[..., Chain], settings: Settings, tmp_path: Path
 ) -> None:
     issued()
     settings.PICTURE_KEY.chmod(0o640)
@@ -379,9 +381,7 @@ def test_key_and_certificate_must_belong_together_and_be_private(
         credentials.key()
 
 
-def test_a_web_process_needs_the_certificate_alone(
-    issued: Callable[..., list[x509.Certificate]], settings: Settings
-) -> None:
+def test_a_web_process_needs_the_certificate_alone(issued: Callable[..., Chain], settings: Settings) -> None:
     issued()
     settings.PICTURE_KEY.unlink()
     assert pictures_can_be_signed(None) == []

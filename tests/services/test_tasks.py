@@ -21,12 +21,7 @@ from headshots.states import OrderState, ShotState
 from pipelines.errors import Final, Retryable
 from pipelines.finish import finish
 from pipelines.provenance import SourceType
-from pipelines.types import (
-    FailedShot,
-    FinishedShot,
-    OutputSpec,
-    QualityReport,
-)
+from pipelines.types import Cancelled, FailedShot, FinishedShot, OutputSpec, QualityReport, Sink, Source
 
 pytestmark = pytest.mark.django_db
 

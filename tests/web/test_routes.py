@@ -130,8 +130,6 @@ BY_COOKIE: Mapping[str, Mapping[str, int]] = {
     ONE_ORDER + "checkout": {"GET": 409, "POST": 409},
     ONE_ORDER + "checkout/return": {"GET": 409},
     ONE_ORDER + "checkout/status": {"GET": 409},
-    ONE_ORDER + "checkout/return": {"GET": 409},
-    ONE_ORDER + "checkout/status": {"GET": 409},
     ONE_ORDER + "headshots/<int:index>/": {"GET": 200},
     ONE_ORDER + "headshots/<int:index>/preview": {"GET": 200},
     ONE_ORDER + "headshots/<int:index>/full": {"GET": 200},

@@ -17,6 +17,7 @@ from pipelines.instantid.engine import InstantIdEngine
 from pipelines.instantid.loading import Parts
 from pipelines.instantid.samples import Sample
 from pipelines.instantid.shots import Begun, Person, begin, make_person
+from pipelines.provenance import SourceType, source_of
 from pipelines.styles import BUILTIN
 from pipelines.types import (
     Box,
@@ -128,7 +129,9 @@ def test_a_picture_starts_from_another_and_keeps_every_pixel_outside_the_box(
     original = np.full((1152, 896, 3), (90, 120, 150), np.uint8)
     box = Box(left=200, top=300, width=320, height=256)
     start = StartingPicture(pixels=original, strength=0.2, inpaint=box)
-    changed = native(run(engine, [request("box", selfie, start=start)])["box"])
+    done = picture(run(engine, [request("box", selfie, start=start)])["box"])
+    assert source_of(done.jpeg) == SourceType.EDITED
+    changed = native(done)
     inside = changed[300:556, 200:520]
     assert np.abs(inside.astype(int) - (90, 120, 150)).max() > 20
     outside = changed.copy()
@@ -144,6 +147,7 @@ def test_a_premium_picture_is_exactly_4k_and_says_that_the_weights_are_random(
     done = picture(run(engine, [request("big", selfie, output=premium)])["big"])
     assert images.decode_jpeg(done.jpeg).shape == (3840, 2987, 3)
     assert (done.width, done.height, done.seed, done.native) == (2987, 3840, 7, None)
+    assert source_of(done.jpeg) == source_of(done.preview_jpeg) == SourceType.GENERATED
     corner = images.decode_jpeg(done.jpeg)[-100:, -900:]
     assert corner.max() > 235  # the letters of the plate
 

@@ -29,22 +29,23 @@ _LIFE: Final = timedelta(days=3650)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """Certificates in PEM, the signer's first; the last one stands for all who trust this signer."""
+
+    pem: bytes
+    anchor_pem: bytes
+    serial_number: str
+    """The signer certificate's number in decimal digits, unique among those of its issuer."""
+    is_development: bool
+    """Whether the signer's certificate says of itself that nobody should trust it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PictureKey:
-    """A signing key and its certificates, the signer's first, in PEM."""
+    """A signing key in PEM, and its certificates."""
 
     key_pem: bytes = field(repr=False)
-    chain_pem: bytes
-    certificate: x509.Certificate
-
-    @property
-    def serial_number(self) -> str:
-        """The signer certificate's number in decimal digits, unique among those of its issuer."""
-        return str(self.certificate.serial_number)
-
-    @property
-    def is_development(self) -> bool:
-        """Whether the certificate says of itself that nobody should trust it."""
-        return says_development(self.certificate)
+    chain: Chain
 
 
 def load(key_path: Path, certificate_path: Path) -> PictureKey:
@@ -56,22 +57,15 @@ def load(key_path: Path, certificate_path: Path) -> PictureKey:
     with key_path.open("rb") as file:
         files.require_private(key_path, os.fstat(file.fileno()).st_mode)
         key = _parsed_key(key_path, file.read())
-    chain = load_chain(certificate_path)
-    if chain[0].public_key() != key.public_key():
+    certificates = _certificates(certificate_path)
+    if certificates[0].public_key() != key.public_key():
         raise BadKeyFile(f"{certificate_path}: the first certificate is not that of the key in {key_path}")
-    return PictureKey(
-        key_pem=_key_pem(key),
-        chain_pem=b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain),
-        certificate=chain[0],
-    )
+    return PictureKey(key_pem=_key_pem(key), chain=_chain(certificates))
 
 
-def load_chain(path: Path) -> list[x509.Certificate]:
-    """The certificates in the file, the signer's first. Raises BadKeyFile when it holds none, or OSError."""
-    try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
-    except ValueError:
-        raise BadKeyFile(f"{path} holds no certificate") from None
+def load_chain(path: Path) -> Chain:
+    """The certificates in the file. Raises BadKeyFile when it holds none, or OSError."""
+    return _chain(_certificates(path))
 
 
 def load_or_make_development(key_path: Path, certificate_path: Path) -> PictureKey:
@@ -89,9 +83,22 @@ def load_or_make_development(key_path: Path, certificate_path: Path) -> PictureK
     return load(key_path, certificate_path)
 
 
-def says_development(certificate: x509.Certificate) -> bool:
-    """Whether the certificate's subject holds the word DEVELOPMENT."""
-    return DEVELOPMENT in certificate.subject.rfc4514_string()
+def _certificates(path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except ValueError:
+        raise BadKeyFile(f"{path} holds no certificate") from None
+
+
+def _chain(certificates: list[x509.Certificate]) -> Chain:
+    pems = [certificate.public_bytes(Encoding.PEM) for certificate in certificates]
+    signer = certificates[0]
+    return Chain(
+        pem=b"".join(pems),
+        anchor_pem=pems[-1],
+        serial_number=str(signer.serial_number),
+        is_development=DEVELOPMENT in signer.subject.rfc4514_string(),
+    )
 
 
 def _write_once(path: Path, data: bytes) -> None:
