@@ -98,9 +98,7 @@ def _shot(
             continue
         if cancelled(request.shot_id):
             return None
-        done = finish(
-            picture, output=request.output, marks=(MARK,), source_type=SourceType.COMPOSITE
-        )
+        done = finish(picture, output=request.output, marks=(MARK,), source_type=SourceType.COMPOSITE)
         return FinishedShot(
             shot_id=request.shot_id,
             seed=seed,

@@ -102,7 +102,7 @@ ID = uuid.UUID(int=10**37)
         (Refused(SPOKEN), "Refused"),
         (Refused("grandma"), "Refused"),
         (logs.Public("device cpu (CPU), torch 2.13"), "device cpu (CPU), torch 2.13"),
-        (TOKEN, "[withheld]"),
+        pytest.param(TOKEN, "[withheld]", id="token"),
         ("ab" * 32, "[withheld]"),
         (FILE_NAME, "[withheld]"),
         ("Grandma", "[withheld]"),
