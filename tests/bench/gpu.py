@@ -38,6 +38,7 @@ from pipelines.instantid import batch as batching  # noqa: E402
 from pipelines.instantid import denoise  # noqa: E402
 from pipelines.instantid.engine import FINISHERS, decode  # noqa: E402
 from pipelines.instantid.samples import Sample, require_finite  # noqa: E402
+from pipelines.provenance import SourceType  # noqa: E402
 from pipelines.types import OutputSpec, Pixels  # noqa: E402
 from tests.bench.flops import DTYPE, META, Counter  # noqa: E402
 from tests.bench.full_size import FULL, TINY, Architecture, build_models, build_vae, encode, shot  # noqa: E402
@@ -248,7 +249,11 @@ def make(bench: Bench, pack: Pack) -> list[Finished]:
             for sample in moved:
                 if sample.is_done:
                     pixels = _picture(bench, sample, pack)
-                    finishing.append(finishers.submit(finish, pixels, output=output, marks=()))
+                    finishing.append(
+                        finishers.submit(
+                            finish, pixels, output=output, marks=(), source_type=SourceType.GENERATED
+                        )
+                    )
         return [future.result() for future in finishing]
 
 
