@@ -13,6 +13,8 @@ from headshots.vault.signing import load_signer
 from pipelines.sample import sample_selfie
 from tests.e2e.service import Service, running, wait_for
 
+expect.set_options(timeout=30_000)  # milliseconds; a busy machine is no failure
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = [

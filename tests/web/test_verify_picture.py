@@ -22,6 +22,8 @@ from pipelines.finish import finish
 from pipelines.provenance import SourceType
 from pipelines.types import OutputSpec
 
+expect.set_options(timeout=30_000)  # milliseconds; a busy machine is no failure
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DROP = """([zone, encoded]) => {
     const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
