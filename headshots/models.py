@@ -176,9 +176,13 @@ class OrderQuerySet(models.QuerySet["Order"]):
             | Q(state=OrderState.PURGING, purge_not_before__lte=now)
         )
 
+    def movable(self, target: OrderState) -> "OrderQuerySet":
+        """Orders whose state may become `target`."""
+        return self.filter(state__in=sources_of(ORDER_MOVES, target))
+
     def move(self, target: OrderState, **changes: Any) -> int:
         """Move what may move to `target`; the count says how many did. 0 means somebody else was first."""
-        return self.filter(state__in=sources_of(ORDER_MOVES, target)).update(state=target, **changes)
+        return self.movable(target).update(state=target, **changes)
 
 
 class Order(models.Model):

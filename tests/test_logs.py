@@ -32,7 +32,18 @@ from headshots import logs, rendering, tasks
 from headshots.celery import app
 from headshots.env import ROOT
 from headshots.models import Order
-from headshots.services import audit, clock, maintenance, objects, orders, purge, shots, uploads, verification
+from headshots.services import (
+    audit,
+    clock,
+    fencing,
+    maintenance,
+    objects,
+    orders,
+    purge,
+    shots,
+    uploads,
+    verification,
+)
 from headshots.services.orders import Placed
 from headshots.vault.errors import StoreAway
 from headshots.vault.tokens import new_token
@@ -328,7 +339,7 @@ PAGES = [
     Place("headshots.services.delivery.finished_shots", ORDER + "archive.zip"),
     Place("headshots.services.export._facts", ORDER + "export.zip"),
     Place("headshots.services.payments.payable", ORDER + "checkout"),
-    Place("headshots.services.purge.begin", ORDER + "delete", "POST"),
+    Place("headshots.services.fencing.begin", ORDER + "delete", "POST"),
 ]
 OPERATIONS = [
     Place("headshots.api.routes.styles.published_everywhere", "/api/v1/styles"),
@@ -338,7 +349,7 @@ OPERATIONS = [
     Place("headshots.services.tombstones.exists", API + "/headshots/1"),
     Place("headshots.services.delivery.finished_shots", API + "/archive.zip"),
     Place("headshots.services.uploads.tombstones.require_none", API + "/export.zip"),
-    Place("headshots.services.purge.begin", API, "DELETE"),
+    Place("headshots.services.fencing.begin", API, "DELETE"),
     Place("headshots.api.routes.purge.find_deletion", "/api/v1/receipts/7F3K-9QXD-2M5W-PZ8T"),
 ]
 
@@ -445,7 +456,7 @@ def break_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_purge(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
-    purge.begin(order, reason="customer", now=timezone.now())
+    fencing.begin(order, reason="customer", now=timezone.now())
     break_store(monkeypatch)
     purge.run(timezone.now())
 
@@ -453,7 +464,7 @@ def run_purge(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
 def begin_purge(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     late = timezone.now()
     Order.objects.update(created_at=late.replace(year=2025), expires_at=late)
-    monkeypatch.setattr(purge, "_fence", explode)
+    monkeypatch.setattr(fencing, "_fence", explode)
     purge.run(timezone.now())
 
 

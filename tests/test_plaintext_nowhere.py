@@ -25,7 +25,7 @@ from headshots.services import delivery, export, orders, payments, shots
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 from tests.api.conftest import ready
-from tests.e2e.service import running
+from tests.e2e.service import running, wait_for
 
 __all__ = ["ready"]  # a fixture of the API's tests
 
@@ -147,8 +147,9 @@ def test_no_process_of_the_running_service_may_leave_a_core(tmp_path: Path) -> N
     data.mkdir(mode=0o700)
     with running(data, WORKER_PROCESSES="1") as service:
         web = service.children("headshots.wsgi")[-1:]
+        # the pool's parent and its one child, which is forked once the parent has loaded its engine
+        wait_for(lambda: len(service.children("--queues gpu")) == 2, seconds=60)
         workers = service.children("--queues gpu")
-        assert len(workers) == 2  # the pool's parent and its one child
         for pid in (*web, *workers):
             limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
             (core,) = (line for line in limits if line.startswith("Max core file size"))

@@ -5,7 +5,7 @@ database, so that a cut or restored database contradicts what was published.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,20 +37,31 @@ def record(
 
     Writers take turns from here to the end of their transactions, so record last in one.
     """
+    (entry,) = record_each(event, [reference], actor=actor, now=now, **detail)
+    return entry
+
+
+def record_each(
+    event: str, references: Sequence[object], *, actor: str, now: datetime, **detail: int | float | str | bool
+) -> list[AuditEntry]:
+    """Append the same event for each of many ids, as `record` does for one."""
     with transaction.atomic():
         _take_turn()
         size, head = _end()
-        entry = AuditEntry(
-            seq=size + 1,
-            at=now.replace(microsecond=0),
-            actor=actor,
-            event=event,
-            reference=str(reference),
-            detail=detail,
-        )
-        entry.head = head_after(head, _content(entry)).hex()
-        entry.save(force_insert=True)
-    return entry
+        entries = []
+        for seq, reference in enumerate(references, size + 1):
+            entry = AuditEntry(
+                seq=seq,
+                at=now.replace(microsecond=0),
+                actor=actor,
+                event=event,
+                reference=str(reference),
+                detail=detail,
+            )
+            head = head_after(head, _content(entry))
+            entry.head = head.hex()
+            entries.append(entry)
+        return AuditEntry.objects.bulk_create(entries)
 
 
 def _take_turn() -> None:

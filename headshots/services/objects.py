@@ -37,6 +37,11 @@ def blobs() -> BlobStore:
     return _blobs(settings.BLOB_STORE, settings.S3_ENDPOINT_URL, settings.DATA / "blobs")
 
 
+def prefix_of(order: Order) -> str:
+    """What the names of all the order's objects begin with in the blob store."""
+    return f"o/{order.pk.hex}/"
+
+
 def forget_keys(order: Order) -> None:
     """Drop the order's clear keys from this process; other processes drop theirs within a minute."""
     _order_keys(*_epoch_settings()).forget(order.pk)

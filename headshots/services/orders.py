@@ -23,6 +23,7 @@ from headshots.services import (
     consent,
     estimates,
     fair_queue,
+    fencing,
     incarnation,
     objects,
     payments,
@@ -107,7 +108,7 @@ def place(
     try:
         uploads.store_selfie(order, clean, now)
     except Exception:
-        purge.begin(order, reason="upload failed", now=now)
+        fencing.begin(order, reason="upload failed", now=now)
         raise
     return Placed(order, token)
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Max, Q, Value
+from django.db.models import F, Value
 from django.db.models.functions import Coalesce, Greatest
 
 from headshots.exceptions import Refusal
@@ -23,6 +23,7 @@ from headshots.models import Heartbeat, Order, Receipt, Selfie, Shot, StoredObje
 from headshots.services import (
     audit,
     clock,
+    fencing,
     incarnation,
     objects,
     payments,
@@ -31,7 +32,7 @@ from headshots.services import (
     storage,
     tombstones,
 )
-from headshots.states import LIVE_STATES, OrderState, ShotState
+from headshots.states import LIVE_STATES, OrderState
 from headshots.vault import files
 from headshots.vault.errors import StoreAway
 from headshots.vault.receipts import is_receipt_id
@@ -43,8 +44,6 @@ PRUNING: Final = "tombstones"  # the heartbeat of what need not be done at every
 PRUNING_INTERVAL: Final = timedelta(hours=1)
 WRITE_PATIENCE: Final = timedelta(minutes=10)  # a file of a few hundred bytes is written within seconds
 NUDGE_SECONDS: Final = 0.05  # what a customer's request may spend on somebody else's deletion
-SHREDDED_AT_ONCE: Final = 100  # orders whose keys are gone before the journal is cut off behind them
-MAX_LEASE_WAIT: Final = timedelta(minutes=20)
 BACK_OFF_SECONDS: Final = (5, 15, 60, 300)  # per order, and never slower than the last
 
 
@@ -67,58 +66,9 @@ def request(order: Order, *, actor: str, now: datetime) -> str:
     The keys are shredded and the objects deleted before this returns. The receipt follows when a second look,
     a little later, has found nothing either.
     """
-    begin(order, reason=actor, now=now)
+    fencing.begin(order, reason=actor, now=now)
     _advance_safely(order.pk, now)
     return order.receipt_id
-
-
-def begin(order: Order, *, reason: str, now: datetime) -> bool:
-    """P0, fence: from this commit on nothing can be read, claimed or written. False if begun before."""
-    begun = _fence(order, reason, now)
-    incarnation.observe()  # also when the store takes no tombstone now, an older copy will be known as one
-    return begun
-
-
-def _fence(order: Order, reason: str, now: datetime) -> bool:
-    with transaction.atomic():
-        begun = Order.objects.filter(pk=order.pk).move(
-            OrderState.PURGING,
-            generation=F("generation") + 1,
-            purge_reason=reason,
-            purge_not_before=now,
-            fenced_at=now,
-            settles_at=_settles_at(order, now),
-        )
-        if begun and reason == "restored":
-            _forget_absent_objects(order)
-        if begun:
-            audit.record("purge.begun", actor=reason, reference=order.receipt_id, now=now)
-        faultpoint("purge.fencing")
-    faultpoint("purge.fenced")
-    objects.forget_keys(order)
-    return bool(begun)
-
-
-def _settles_at(order: Order, now: datetime) -> datetime:
-    """When whoever holds a lease on the order has either written or given up, and a little more."""
-    leased = Shot.objects.filter(order=order, state=ShotState.LEASED)
-    of_shots = leased.aggregate(last=Max("lease_until"))["last"]
-    looked_at = Order.objects.filter(pk=order.pk, assessed_at=None)
-    of_photo = looked_at.values_list("assess_lease_until", flat=True).first()
-    return min(max(of_shots or now, of_photo or now, now) + _settle(), now + MAX_LEASE_WAIT)
-
-
-def _settle() -> timedelta:
-    """How long a store may take to show what was written to it."""
-    return timedelta(seconds=settings.PURGE_SETTLE_SECONDS)
-
-
-def _forget_absent_objects(order: Order) -> None:
-    """A restored copy brought rows back whose objects are long gone: no second receipt claims them."""
-    there = set(objects.blobs().list(_prefix(order)))
-    for stored in StoredObject.objects.filter(order=order):
-        if objects.name_of(stored).blob_name not in there:
-            stored.delete()
 
 
 def run(now: datetime, *, limit: int = 1000) -> Tally:
@@ -126,7 +76,7 @@ def run(now: datetime, *, limit: int = 1000) -> Tally:
 
     Whatever is due is unreadable before the first object is deleted: the keys wait for no store.
     """
-    begun = _end_all_due(now)
+    begun = fencing.end_all_due(now)
     destroyed = _destroy_due_epochs(now)
     faultpoint("epoch.destroyed")
     selfies = shredding.destroy_due_selfie_keys(now, limit=limit)
@@ -155,39 +105,6 @@ def run(now: datetime, *, limit: int = 1000) -> Tally:
         selfie_keys_destroyed=selfies,
         tombstones_removed=pruned,
     )
-
-
-def _end_all_due(now: datetime) -> int:
-    """P0 and P1 of every order that came to its end, or was left between the two; how many were fenced."""
-    ended = Q(state=OrderState.PURGING, shredded_at__isnull=False)
-    due = list(Order.objects.due(now).exclude(ended).order_by("expires_at").values_list("pk", flat=True))
-    begun = 0
-    for start in range(0, len(due), SHREDDED_AT_ONCE):
-        for order_id in due[start : start + SHREDDED_AT_ONCE]:
-            begun += _end_safely(order_id, now)
-        shredding.truncate_journal()
-        faultpoint("purge.journal_truncated")
-        incarnation.observe()
-    return begun
-
-
-def _end_safely(order_id: uuid.UUID, now: datetime) -> bool:
-    """Fence an order and destroy its keys. False when it was fenced before, or could not be just now."""
-    begun = False
-    try:
-        order = Order.objects.get(pk=order_id)
-        begun = order.state != OrderState.PURGING and _fence(order, _why_due(order), now)
-        if order.state == OrderState.PURGING or begun:
-            shredding.destroy_keys(order, now)
-    except Exception as error:  # reads refuse it all the same, and the next step or pass tries again
-        log.error("purge of order %s could not begin: %s", order_id, type(error).__name__)
-    return begun
-
-
-def _why_due(order: Order) -> str:
-    if not incarnation.is_restored():
-        return "expired"
-    return "restored" if tombstones.exists(order.pk) else "expired"
 
 
 def _destroy_due_epochs(now: datetime) -> list[int]:
@@ -231,7 +148,7 @@ def end_orders_of_the_future(now: datetime) -> int:
     ahead = Order.objects.filter(state__in=LIVE_STATES, created_at__gt=now + clock.MAX_SKEW)
     order_ids = list(ahead.values_list("pk", flat=True))
     for order_id in order_ids:
-        _end_safely(order_id, now)
+        fencing.end_safely([order_id], now)
         _advance_safely(order_id, now)
     return len(order_ids)
 
@@ -244,7 +161,7 @@ def nudge(now: datetime) -> None:
     """
     until = time.monotonic() + NUDGE_SECONDS
     for order_id in Order.objects.due(now).order_by().values_list("pk", flat=True)[:1]:
-        if _end_safely(order_id, now):
+        if fencing.end_safely([order_id], now):
             shredding.truncate_journal()
             incarnation.observe()
         _advance_safely(order_id, now, until=until)
@@ -291,7 +208,7 @@ def advance(order: Order, now: datetime, *, until: float | None = None) -> str:
         Order.objects.filter(pk=order.pk).update(purge_not_before=order.settles_at)
         faultpoint("purge.settling")
         return OrderState.PURGING
-    if left := list(objects.blobs().list(_prefix(order))):
+    if left := list(objects.blobs().list(objects.prefix_of(order))):
         _erase_late_writes(order, len(left), now)
         return OrderState.PURGING
     if incarnation.is_restored():  # what these rows say of the order may be older than the order's end
@@ -319,8 +236,8 @@ def _erase_late_writes(order: Order, count: int, now: datetime) -> None:
             swept_at=None,
             absent_at=None,
             late_writes=F("late_writes") + count,
-            settles_at=now + _settle(),
-            purge_not_before=now + _settle(),
+            settles_at=now + fencing.settle(),
+            purge_not_before=now + fencing.settle(),
         )
         faultpoint("purge.late_written")
     faultpoint("purge.late_committed")
@@ -338,11 +255,11 @@ def _erase_objects(order: Order, now: datetime, until: float | None) -> bool:
 
     Raises RuntimeError when it still has one: then nothing is recorded as absent.
     """
-    versions, uploads = objects.blobs().hidden(_prefix(order))
+    versions, uploads = objects.blobs().hidden(objects.prefix_of(order))
     faultpoint("purge.sweeping")
     if until is None:
-        objects.blobs().delete_all(_prefix(order))
-    elif not _delete_until(_prefix(order), until):
+        objects.blobs().delete_all(objects.prefix_of(order))
+    elif not _delete_until(objects.prefix_of(order), until):
         return False
     faultpoint("purge.swept")
     Order.objects.filter(pk=order.pk).update(
@@ -351,7 +268,7 @@ def _erase_objects(order: Order, now: datetime, until: float | None) -> bool:
         uploads_deleted=F("uploads_deleted") + uploads,
     )
     faultpoint("purge.swept_committed")
-    if left := list(objects.blobs().list(_prefix(order))):
+    if left := list(objects.blobs().list(objects.prefix_of(order))):
         raise RuntimeError(f"{len(left)} objects of order {order.pk} are still listed after their deletion")
     known = StoredObject.objects.filter(order=order)
     for stored in known:
@@ -361,7 +278,7 @@ def _erase_objects(order: Order, now: datetime, until: float | None) -> bool:
     with transaction.atomic():
         known.filter(state=StoredObject.State.STORED).update(state=StoredObject.State.DELETED)
         # Two looks at one moment are one look: after a store that was away, the second has yet to wait.
-        settled = Greatest(Coalesce("settles_at", Value(now)), Value(now + _settle()))
+        settled = Greatest(Coalesce("settles_at", Value(now)), Value(now + fencing.settle()))
         Order.objects.filter(pk=order.pk, absent_at=None).update(absent_at=now, settles_at=settled)
         faultpoint("purge.absent_written")
     faultpoint("purge.absent_committed")
@@ -420,7 +337,3 @@ def find_deletion(receipt_id: str, now: datetime) -> tuple[Order, Receipt | None
 def objects_left() -> int:
     """How many objects the store lists in all, whosever they are."""
     return sum(1 for _ in objects.blobs().list("o/"))
-
-
-def _prefix(order: Order) -> str:
-    return f"o/{order.pk.hex}/"

@@ -10,7 +10,7 @@ from datetime import datetime
 from django.db import transaction
 
 from headshots.models import Order
-from headshots.services import audit, incarnation, purge, tombstones, verification_store
+from headshots.services import audit, fencing, incarnation, purge, tombstones, verification_store
 from headshots.services.verification_types import Look
 
 
@@ -34,7 +34,7 @@ def reconcile(now: datetime) -> Reconciled:
     """
     again = 0
     for order_id in list(tombstones.alive()):
-        again += purge.begin(Order.objects.get(pk=order_id), reason="restored", now=now)
+        again += fencing.begin(Order.objects.get(pk=order_id), reason="restored", now=now)
     lost = audit.accept_restore(actor="operator", now=now)
     deleted = sum(
         finding.count for finding in verification_store.compare(Look(now=now, is_fixing=True, is_full=False))

@@ -15,7 +15,7 @@ from headshots.exceptions import NotFound
 from headshots.faults import faultpoint
 from headshots.hints import MAX_COPIES, Task, enqueue
 from headshots.models import Order, Shot, ShotQuerySet, StoredObject
-from headshots.services import fair_queue, objects, orders, purge, queue_clock, styles
+from headshots.services import fair_queue, fencing, objects, orders, queue_clock, styles
 from headshots.states import WORKING_STATES, OrderState, ShotState
 from headshots.tiers import TIERS
 from headshots.vault.envelope import Kind
@@ -399,6 +399,6 @@ def _close_abandoned(now: datetime) -> int:
     )
     count = 0
     for order in lost:
-        purge.begin(order, reason="upload failed", now=now)
+        fencing.begin(order, reason="upload failed", now=now)
         count += 1
     return count

@@ -5,6 +5,7 @@ it.
 """
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -24,22 +25,27 @@ SELFIE_KINDS: Final = tuple(kind for kind in Kind if role_of(kind) == Role.SELFI
 
 def shred(order: Order, now: datetime) -> None:
     """Delete the order's key rows, and what this process and the database's journal still hold of them."""
-    destroy_keys(order, now)
+    with transaction.atomic():
+        delete_key_rows([order], now)
+    objects.forget_keys(order)
+    faultpoint("purge.shredded")
     truncate_journal()
     faultpoint("purge.journal_truncated")
 
 
-def destroy_keys(order: Order, now: datetime) -> None:
-    """Delete the order's key rows; `truncate_journal` is still to follow, once for many orders."""
-    with transaction.atomic():
-        OrderKey.objects.filter(order=order).delete()
-        is_first = Order.objects.filter(pk=order.pk, shredded_at=None).update(shredded_at=now)
-        Order.objects.filter(pk=order.pk, selfie_shredded_at=None).update(selfie_shredded_at=now)
-        if is_first:
-            audit.record("key.destroyed", actor="purge", reference=order.receipt_id, now=now)
-        faultpoint("purge.shredding")
-    objects.forget_keys(order)
-    faultpoint("purge.shredded")
+def delete_key_rows(orders: Sequence[Order], now: datetime) -> None:
+    """Delete the orders' key rows, in the caller's transaction, and put on record that they are gone.
+
+    To follow, once it is committed: `objects.forget_keys` of each order, and `truncate_journal`.
+    """
+    these = Order.objects.filter(pk__in=[order.pk for order in orders])
+    OrderKey.objects.filter(order__in=orders).delete()
+    unshredded = these.filter(shredded_at=None)
+    first = list(unshredded.order_by("expires_at").values_list("receipt_id", flat=True))
+    unshredded.update(shredded_at=now)
+    these.filter(selfie_shredded_at=None).update(selfie_shredded_at=now)
+    audit.record_each("key.destroyed", first, actor="purge", now=now)
+    faultpoint("purge.shredding")
 
 
 def selfies_due(now: datetime) -> OrderQuerySet:

@@ -8,7 +8,7 @@ from django.test import Client
 from django.urls import reverse
 
 from headshots.models import AuditEntry, Order, OrderKey, Payment, Shot
-from headshots.services import objects, orders, purge
+from headshots.services import fencing, objects, orders, purge
 from headshots.states import OrderState, ShotState
 from tests.admin.conftest import client_for, messages_of, page_of
 
@@ -179,14 +179,14 @@ def test_one_order_that_cannot_be_purged_does_not_stop_the_others(
     boss: Client, make_order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, sound = make_order(), make_order()
-    plain = purge.begin
+    plain = fencing.begin
 
     def begin(order: Order, **options: Any) -> bool:
         if order == broken:
             raise OSError
         return plain(order, **options)
 
-    monkeypatch.setattr(purge, "begin", begin)
+    monkeypatch.setattr(fencing, "begin", begin)
 
     response = do(boss, "purge_now", broken, sound, confirmed="yes")
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -147,16 +147,16 @@ def _timed() -> Iterator[list[tuple[str, float]]]:
     reached: list[tuple[str, float]] = []
     in_journal = 0
     started = time.perf_counter()
-    destroy_keys, truncate_journal, advance = (
-        shredding.destroy_keys,
+    delete_key_rows, truncate_journal, advance = (
+        shredding.delete_key_rows,
         shredding.truncate_journal,
         purge.advance,
     )
 
-    def destroy_and_count(*args: Any) -> None:
+    def delete_and_count(orders: Sequence[Any], now: datetime) -> None:
         nonlocal in_journal
-        destroy_keys(*args)
-        in_journal += 1
+        delete_key_rows(orders, now)
+        in_journal += len(orders)
 
     def truncate_and_note() -> None:
         nonlocal in_journal
@@ -169,12 +169,12 @@ def _timed() -> Iterator[list[tuple[str, float]]]:
         reached.append(("absent", time.perf_counter() - started))
         return state
 
-    shredding.destroy_keys, shredding.truncate_journal = destroy_and_count, truncate_and_note
+    shredding.delete_key_rows, shredding.truncate_journal = delete_and_count, truncate_and_note
     purge.advance = advance_and_note
     try:
         yield reached
     finally:
-        shredding.destroy_keys, shredding.truncate_journal = destroy_keys, truncate_journal
+        shredding.delete_key_rows, shredding.truncate_journal = delete_key_rows, truncate_journal
         purge.advance = advance
 
 

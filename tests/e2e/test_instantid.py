@@ -34,8 +34,9 @@ def manage(*arguments: str, **environment: str) -> str:
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert finished.returncode == 0, finished.stderr[-4000:]
     return finished.stdout
 
 

@@ -13,7 +13,7 @@ from headshots.exceptions import NotFound, Refusal
 from headshots.models import AuditEntry, Order, Payment, Refund
 from headshots.payments import provider
 from headshots.payments.types import ProviderRefused
-from headshots.services import checkouts, purge, settlement
+from headshots.services import checkouts, fencing, purge, settlement
 from headshots.services.orders import Placed
 from headshots.states import OrderState
 from headshots.web.middleware import policy
@@ -195,7 +195,7 @@ def test_an_order_deleted_while_its_page_opens_leads_nowhere(
 
     def open_and_lose(*args: object) -> object:
         page = opened(*args)  # type: ignore[arg-type]
-        purge.begin(premium, reason="customer", now=now)
+        fencing.begin(premium, reason="customer", now=now)
         return page
 
     monkeypatch.setattr(checkouts, "_opened", open_and_lose)

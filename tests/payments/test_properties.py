@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from headshots.models import AuditEntry, Dispute, Order, Payment, Refund, Shot
-from headshots.services import checkouts, orders, payments, purge, settlement
+from headshots.services import checkouts, fencing, orders, payments, settlement
 from headshots.services.orders import Placed
 from headshots.states import OrderState
 from tests.payments.conftest import PAGES, finish_with, post_event
@@ -139,7 +139,7 @@ def _one_life(account: StandIn, order: Order, postman: Postman, data: st.DataObj
         events += [account.dispute(intent), account.dispute(intent, "won")]
     if is_deleted_first:
         delivered = 0
-        purge.begin(order, reason="customer", now=now)
+        fencing.begin(order, reason="customer", now=now)
 
     postman.deliver(events)
     orders.resume(now)  # what the sweep does for an order whose process died

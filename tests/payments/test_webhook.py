@@ -13,7 +13,16 @@ from pytest_django import Settings
 from headshots.exceptions import NotFound, Refusal
 from headshots.models import AuditEntry, Dispute, Order, Payment, PaymentEvent, Refund
 from headshots.payments.stripe_events import KINDS
-from headshots.services import delivery, export, incarnation, payment_events, payments, purge, settlement
+from headshots.services import (
+    delivery,
+    export,
+    fencing,
+    incarnation,
+    payment_events,
+    payments,
+    purge,
+    settlement,
+)
 from headshots.states import OrderState
 from headshots.vault.envelope import Kind
 from tests.payments.conftest import finish_with, post_event
@@ -266,7 +275,7 @@ def test_money_that_comes_after_the_end_goes_back_whole(
     premium: Order, session_id: str, account: StandIn, now: datetime, deliver: Deliver, reason: str
 ) -> None:
     event = account.pay(session_id)
-    purge.begin(premium, reason=reason, now=now)
+    fencing.begin(premium, reason=reason, now=now)
 
     assert deliver(event) == "taken"
 

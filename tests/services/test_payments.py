@@ -8,7 +8,7 @@ from pytest_django import Settings
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Payment, PaymentEvent, Refund, Shot
-from headshots.services import orders, payments, purge
+from headshots.services import fencing, orders, payments, purge
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 
@@ -81,7 +81,7 @@ def test_paying_twice_is_refused(premium: Order, now: datetime) -> None:
 
 def test_money_for_a_deleted_order_goes_back_and_starts_nothing(premium: Order, now: datetime) -> None:
     reference = Payment.objects.get().reference
-    purge.begin(premium, reason="customer", now=now)
+    fencing.begin(premium, reason="customer", now=now)
 
     assert payments.record_event(provider="test", event_id="evt_1", reference=reference, now=now)
 
@@ -92,7 +92,7 @@ def test_money_for_a_deleted_order_goes_back_and_starts_nothing(premium: Order, 
 
 def test_money_for_an_order_purged_after_a_restore_is_left_to_staff(premium: Order, now: datetime) -> None:
     reference = Payment.objects.get().reference
-    purge.begin(premium, reason="restored", now=now)
+    fencing.begin(premium, reason="restored", now=now)
 
     assert payments.record_event(provider="test", event_id="evt_1", reference=reference, now=now)
 

@@ -21,7 +21,7 @@ from headshots.models import (
     Shot,
     StoredObject,
 )
-from headshots.services import delivery, objects, orders, purge, receipts, shots, shredding, uploads
+from headshots.services import delivery, fencing, objects, orders, purge, receipts, shots, shredding, uploads
 from headshots.services.orders import Placed
 from headshots.states import OrderState
 from headshots.vault.envelope import Kind, Role
@@ -256,7 +256,7 @@ def test_a_copy_of_a_wrapped_key_opens_nothing_once_its_day_is_over(placed: Plac
 
 
 def test_a_selfie_cannot_be_opened_once_the_deletion_began(placed: Placed, now: datetime) -> None:
-    purge.begin(placed.order, reason="customer", now=now)
+    fencing.begin(placed.order, reason="customer", now=now)
 
     with pytest.raises(NotFound):
         uploads.open_selfie(placed.order, now)

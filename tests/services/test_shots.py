@@ -9,7 +9,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from headshots.models import Order, Shot, StoredObject
-from headshots.services import objects, orders, purge, queue_clock, shots
+from headshots.services import fencing, objects, orders, purge, queue_clock, shots
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 from headshots.vault.envelope import Kind
@@ -129,7 +129,7 @@ def test_a_heartbeat_keeps_the_lease(queued: Order, now: datetime) -> None:
 
 def test_a_commit_after_the_purge_leaves_no_object(queued: Order, now: datetime) -> None:
     (claimed,) = shots.claim("worker", 1, now)
-    purge.begin(queued, reason="customer", now=now)
+    fencing.begin(queued, reason="customer", now=now)
     purge.erase_contents(queued, now)
 
     assert not shots.commit(claimed, picture(claimed), now)

@@ -25,7 +25,10 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def amazon(settings: Settings, monkeypatch: pytest.MonkeyPatch, moto: str) -> Any:  # noqa: F811
-    """S3 and KMS instead of disk and file; gives a client of the S3."""
+    """S3 and KMS instead of disk and file, the KMS without keys of other tests; gives a client of the S3."""
+    from moto.kms.models import kms_backends
+
+    kms_backends.reset()
     bucket = f"test-{uuid4().hex}"
     s3 = aws_client("s3", moto)
     s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
