@@ -24,7 +24,7 @@ from django.db import InterfaceError, OperationalError, connection, connections
 
 from headshots.exceptions import NotFound
 from headshots.faults import faultpoint
-from headshots.services import clock, credentials, maintenance, shots, uploads, workers
+from headshots.services import claiming, clock, credentials, maintenance, shots, uploads, workers
 from pipelines.errors import Retryable
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class RenderRun:
         self.owner = f"{worker_name()}:{secrets.token_hex(4)}"
         self.moves = 0  # calls by the engine: as long as they go up, it is not stuck
         self._lock = threading.Lock()
-        self._claims: dict[str, shots.Claim] = {}  # until they are settled or given up
+        self._claims: dict[str, claiming.Claim] = {}  # until they are settled or given up
         self._unwanted: set[str] = set()
         self._portraits: dict[uuid.UUID, Any] = {}
         self._thread = threading.get_ident()
@@ -137,7 +137,7 @@ class RenderRun:
         """Append what could be claimed and prepared: it is not lost to an error that comes after it."""
         slots = settings.SLOTS if settings.ENGINE == "instantid" else 0
         while not requests and not maintenance.problem():
-            claims = shots.claim(self.owner, free_slots, clock.now(), slots=slots)
+            claims = claiming.claim(self.owner, free_slots, clock.now(), slots=slots)
             if not claims:
                 return
             for claimed in claims:
@@ -148,7 +148,7 @@ class RenderRun:
                         self._unwanted.discard(request.shot_id)
                     requests.append(request)
 
-    def _prepared(self, claimed: shots.Claim) -> "ShotRequest | None":
+    def _prepared(self, claimed: claiming.Claim) -> "ShotRequest | None":
         from pipelines.types import FailedShot
 
         try:
@@ -163,7 +163,7 @@ class RenderRun:
             shots.fail(claimed, failed, clock.now())
         return None
 
-    def _request(self, claimed: shots.Claim) -> "ShotRequest":
+    def _request(self, claimed: claiming.Claim) -> "ShotRequest":
         from pipelines.images import decode_jpeg
         from pipelines.types import OutputSpec, ShotRequest
 
@@ -188,14 +188,14 @@ class RenderRun:
         with self._lock:
             claims = dict(self._claims)
         try:
-            wanted = shots.wanted(list(claims.values()))
+            wanted = claiming.wanted(list(claims.values()))
         except DATABASE_ERRORS as error:
             log.warning("the claims cannot be looked at: %s", type(error).__name__)
             connection.close()
             return
         self._unwanted = {shot_id for shot_id, claimed in claims.items() if claimed.shot.pk not in wanted}
 
-    def _settle(self, claimed: shots.Claim, result: "FinishedShot | FailedShot") -> None:
+    def _settle(self, claimed: claiming.Claim, result: "FinishedShot | FailedShot") -> None:
         for pause in DATABASE_PAUSES_SECONDS:
             try:
                 _record(claimed, result)
@@ -212,7 +212,7 @@ class RenderRun:
             self._claims.pop(shot_id, None)
 
 
-def _record(claimed: shots.Claim, result: "FinishedShot | FailedShot") -> None:
+def _record(claimed: claiming.Claim, result: "FinishedShot | FailedShot") -> None:
     """Sign and commit, or fail; a picture that cannot be stored gives its shot back."""
     from pipelines.types import FailedShot
 
@@ -271,7 +271,7 @@ def _beat(run: RenderRun, over: threading.Event) -> None:
 
 
 def _keep(run: RenderRun, now: datetime) -> None:
-    shots.extend(run.owner, now, run.held)
+    claiming.extend(run.owner, now, run.held)
     workers.report(worker_name(), now)
 
 

@@ -16,7 +16,7 @@ from headshots.exceptions import NotFound
 from headshots.faults import faultpoint
 from headshots.hints import Task
 from headshots.rendering import RenderRun, is_stopping, kept_alive
-from headshots.services import clock, credentials, maintenance, orders, settlement, shots, uploads
+from headshots.services import claiming, clock, credentials, maintenance, orders, settlement, shots, uploads
 from pipelines.errors import Refused
 
 if TYPE_CHECKING:
@@ -107,10 +107,10 @@ def drain() -> None:
             try:
                 engine.run(run.source, run.sink, run.is_cancelled)
             except (SoftTimeLimitExceeded, SystemExit):  # stopped from outside: no attempt is spent
-                shots.release(run.owner)
+                claiming.release(run.owner)
                 raise
             if is_stopping():
-                shots.release(run.owner)
+                claiming.release(run.owner)
     finally:
         _draining.release()
 

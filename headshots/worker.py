@@ -31,7 +31,7 @@ from headshots import logs, process, tasks
 from headshots.celery import app
 from headshots.hints import Task, enqueue
 from headshots.rendering import GRACE_SECONDS, is_stopping, stop, tolerant, worker_name
-from headshots.services import maintenance, shots, workers
+from headshots.services import claiming, maintenance, shots, workers
 
 log = logging.getLogger(__name__)
 
@@ -172,14 +172,14 @@ def _look_for_work(queues: set[str]) -> None:
 
 def _assess_waiting(now: datetime) -> None:
     for order in shots.unassessed(now):
-        if order.assess_attempts < shots.MAX_ATTEMPTS:
+        if order.assess_attempts < claiming.MAX_ATTEMPTS:
             tasks.assess(str(order.pk))
 
 
 def _render_waiting(now: datetime) -> None:
     if not tasks.is_draining():
         workers.report(worker_name(), now)
-        if shots.has_claimable(now):
+        if claiming.has_claimable(now):
             tasks.render()
 
 

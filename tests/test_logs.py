@@ -417,7 +417,7 @@ def test_a_download_that_breaks_on_the_way_tells_nothing_of_anybody(
         ("headshots.assess", "headshots.tasks.uploads.open_selfie"),
         ("headshots.assess", "headshots.tasks._assessor"),
         ("headshots.render", "headshots.tasks._engine"),
-        ("headshots.render", "headshots.tasks.shots.claim"),
+        ("headshots.render", "headshots.tasks.claiming.claim"),
         ("headshots.render", "headshots.tasks.shots.commit"),
         ("headshots.render", "headshots.tasks.RenderRun._request"),
         ("headshots.render", "pipelines.preview._candidate"),

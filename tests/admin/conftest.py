@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from headshots.models import Order
-from headshots.services import orders, payments, shots, uploads
+from headshots.services import claiming, orders, payments, shots, uploads
 from headshots.services.orders import Placed
 from pipelines.types import FailedShot, FinishedShot, QualityReport
 
@@ -61,7 +61,7 @@ def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
 def render(order: Order, *, failing: int = 0) -> None:
     """Finish the shots of an accepted order; the last `failing` of them fail for good."""
     now = timezone.now()
-    claims = shots.claim("worker", order.headshots, now)
+    claims = claiming.claim("worker", order.headshots, now)
     for claimed in claims:
         shot_id = str(claimed.shot.pk)
         if claimed.shot.index > order.headshots - failing:

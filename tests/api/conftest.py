@@ -12,7 +12,7 @@ from PIL import Image
 
 from headshots.exceptions import TEXTS
 from headshots.models import ConsentRecord, Order, OrderKey, Shot, StoredObject
-from headshots.services import objects, orders, shots
+from headshots.services import claiming, objects, orders, shots
 from headshots.services.orders import Placed
 from pipelines.types import FinishedShot, QualityReport
 
@@ -37,7 +37,7 @@ def ready(placed: Placed) -> Placed:
     """A free order whose three pictures exist; they are plain ones."""
     now = timezone.now()
     orders.accept(placed.order, now)
-    for claimed in shots.claim("worker", 3, now):
+    for claimed in claiming.claim("worker", 3, now):
         finished = FinishedShot(
             shot_id=str(claimed.shot.pk),
             seed=claimed.seeds[0],

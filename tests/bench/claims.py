@@ -129,13 +129,13 @@ def _drain(number: int) -> list[tuple[float, float]]:
     from django.utils import timezone
 
     from headshots.models import Shot
-    from headshots.services import shots
+    from headshots.services import claiming
     from headshots.states import ShotState
 
     calls = []
     while True:
         started, cpu_started = time.perf_counter(), time.process_time()
-        claims = shots.claim(f"worker-{number}", LIMIT, timezone.now(), slots=LIMIT)
+        claims = claiming.claim(f"worker-{number}", LIMIT, timezone.now(), slots=LIMIT)
         calls.append((time.perf_counter() - started, time.process_time() - cpu_started))
         if not claims:
             return calls

@@ -98,7 +98,7 @@ class _Worker:
             self.last_finish[pack.tier] = start + offset
 
     def board(self) -> None:
-        """Fill the free slots, as `shots.claim` does."""
+        """Fill the free slots, as `claiming.claim` does."""
         free = SLOTS - len(self.flights)
         chosen = self.pick(self, free) if free and any(self.lanes.values()) else []
         self.clock = max(self.clock, fair_queue.clock_after(self.lanes, chosen))
@@ -125,7 +125,7 @@ class _Worker:
 
 
 def ours(worker: _Worker, free: int) -> list[Waiting]:
-    """What `shots.claim` would take."""
+    """What `claiming.claim` would take."""
     held = [flight.pack for flight in worker.flights]
     in_flight = InFlight(
         by_order={pack.id: sum(one is pack for one in held) for pack in held},

@@ -62,13 +62,13 @@ def _leave_in_the_middle(order: Any, provider: Path) -> None:
     """A customer deletes between a worker's last look and its commit: what it wrote comes too late."""
     from headshots import tasks
     from headshots.models import Order, Shot
-    from headshots.services import clock, objects, purge, shots
+    from headshots.services import claiming, clock, objects, purge, shots
     from headshots.vault.envelope import Kind
     from tests.e2e import small_service as service
 
     tasks.assess(str(order.pk))
     service.pay(order, provider)
-    claimed = shots.claim("worker", 1, clock.now())[0]
+    claimed = claiming.claim("worker", 1, clock.now())[0]
     put = objects.put
 
     def put_and_delete(stored: Any, plaintext: bytes, now: Any) -> None:

@@ -27,7 +27,7 @@ import headshots.celery  # noqa: F401 (the tasks' app)
 from headshots import tasks
 from headshots.hints import Task, carry_by
 from headshots.models import Order, Payment, Shot
-from headshots.services import clock, delivery, marks, orders, payments, shots, uploads
+from headshots.services import claiming, clock, delivery, marks, orders, payments, shots, uploads
 from headshots.services.consent import Consent
 from headshots.tiers import TIERS
 from headshots.vault.envelope import Kind
@@ -102,7 +102,7 @@ def furnish(diary: Path) -> None:
     carry_by(lambda task, ids, copies: hint(task, ids))
     commit = shots.commit
 
-    def noted(claimed: shots.Claim, finished: FinishedShot, now: datetime) -> bool:
+    def noted(claimed: claiming.Claim, finished: FinishedShot, now: datetime) -> bool:
         is_delivered = commit(claimed, finished, now)
         if is_delivered:
             note(diary, f"{claimed.shot.pk}")

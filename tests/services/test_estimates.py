@@ -7,7 +7,7 @@ import pytest
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Payment, QueueMark, Shot
-from headshots.services import estimates, orders, payments, shots, uploads
+from headshots.services import claiming, estimates, orders, payments, uploads
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 from headshots.tiers import TIERS
@@ -111,7 +111,7 @@ def test_nothing_is_said_while_shots_wait_and_nobody_works(
     Shot.objects.filter(order=order).update(not_before=now - 4 * MINUTE)
     assert seconds_of(order, now) is None
 
-    shots.claim("worker", 1, now)
+    claiming.claim("worker", 1, now)
     assert estimates.live_workers(now) == 1
     assert seconds_of(order, now) is not None
 
@@ -151,7 +151,7 @@ def test_shots_in_flight_count_half(
 ) -> None:
     history()
     running, waiting = start(), start()
-    shots.claim("worker", 2, now)
+    claiming.claim("worker", 2, now)
 
     assert seconds_of(running, now) == (0, 5 + 2 * 5 / 2)
     assert seconds_of(waiting, now) == (5 + 2 * 5 / 2, 4 * 5 + 2 * 5 / 2)

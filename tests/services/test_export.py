@@ -27,7 +27,18 @@ from headshots.models import (
     StoredObject,
     StyleVersion,
 )
-from headshots.services import audit, consent, export, objects, orders, payments, purge, shots, uploads
+from headshots.services import (
+    audit,
+    claiming,
+    consent,
+    export,
+    objects,
+    orders,
+    payments,
+    purge,
+    shots,
+    uploads,
+)
 from headshots.services.orders import Placed
 from headshots.services.shredding import SELFIE_KEY_GRACE
 from headshots.states import LIVE_STATES, OrderState, ShotState
@@ -75,7 +86,7 @@ def noise_jpeg(seed: int) -> bytes:
 def deliver(order: Order, count: int) -> list[tuple[bytes, bytes]]:
     """Let `count` pictures of the order exist; their (headshot, preview) by index."""
     made = []
-    for claimed in shots.claim("machine-07:worker", count, timezone.now()):
+    for claimed in claiming.claim("machine-07:worker", count, timezone.now()):
         pair = noise_jpeg(claimed.shot.index), noise_jpeg(100 + claimed.shot.index)
         finished = FinishedShot(
             shot_id=str(claimed.shot.pk),

@@ -8,7 +8,7 @@ import pytest
 from headshots.admin import dashboard
 from headshots.exceptions import Refusal
 from headshots.models import PRESET_FIELDS, AuditEntry, Order, Shot, Style
-from headshots.services import orders, shots, styles, uploads
+from headshots.services import claiming, orders, shots, styles, uploads
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 from headshots.tiers import TIERS
@@ -101,7 +101,7 @@ def test_a_style_that_is_switched_off_cannot_be_chosen_and_running_orders_go_on(
     with pytest.raises(Refusal, match="unknown_style"):
         place(tier_slug="premium", style_slugs=("corporate",))
     assert len(place(tier_slug="premium").order.shots.exclude(style_version__style__slug="corporate")) == 50
-    assert len(shots.claim("worker", 3, now)) == 3
+    assert len(claiming.claim("worker", 3, now)) == 3
 
 
 def test_staff_see_it_and_switch_it_on_again(finish: Finish, now: datetime) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headshots.models import Order, QueueMark, Shot
-from headshots.services import fair_queue, orders, payments, queue_clock, shots, uploads
+from headshots.services import claiming, fair_queue, orders, payments, queue_clock, shots, uploads
 from headshots.services.fair_queue import InFlight, Waiting
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
@@ -281,14 +281,14 @@ def places_of(order: Order) -> list[int | None]:
     return list(order.shots.order_by("index").values_list("virtual_finish", flat=True))
 
 
-def failure(claimed: shots.Claim) -> FailedShot:
+def failure(claimed: claiming.Claim) -> FailedShot:
     return FailedShot(shot_id=str(claimed.shot.pk), code="engine_error", is_retryable=True)
 
 
 @pytest.mark.django_db
 def test_an_order_has_no_place_before_it_starts(placed: Placed, now: datetime) -> None:
     assert places_of(placed.order) == [None] * 3
-    assert shots.claim("worker", 3, now) == []
+    assert claiming.claim("worker", 3, now) == []
 
     orders.accept(placed.order, now)
 
@@ -314,7 +314,7 @@ def test_a_claim_moves_the_clock_to_the_start_of_what_it_took(
     start: Callable[..., Order], now: datetime
 ) -> None:
     pack = start("premium")
-    shots.claim("worker", 5, now)
+    claiming.claim("worker", 5, now)
 
     # The start of the fifth: the rows behind those that were taken were not looked at.
     assert queue_clock.read(queue_clock.CLOCK) == places_of(pack)[3]
@@ -327,12 +327,12 @@ def test_a_free_order_placed_while_a_pack_runs_gets_the_next_slots(
     start: Callable[..., Order], now: datetime
 ) -> None:
     start("premium")
-    assert len(shots.claim("worker", 8, now, slots=8)) == 5
+    assert len(claiming.claim("worker", 8, now, slots=8)) == 5
 
     free = start("free")
 
-    assert [c.shot.order_id for c in shots.claim("worker", 3, now, slots=8)] == [free.pk] * 3
-    assert shots.claim("another", 8, now, slots=8)[0].shot.order_id != free.pk
+    assert [c.shot.order_id for c in claiming.claim("worker", 3, now, slots=8)] == [free.pk] * 3
+    assert claiming.claim("another", 8, now, slots=8)[0].shot.order_id != free.pk
 
 
 @pytest.mark.django_db
@@ -340,20 +340,20 @@ def test_the_reserve_counts_what_this_worker_holds(start: Callable[..., Order], 
     start("free")
     start("premium")
 
-    assert len(shots.claim("one", 8, now, slots=8)) == 8  # three free ones fill the reserve
-    assert len(shots.claim("two", 8, now, slots=8)) == 5
+    assert len(claiming.claim("one", 8, now, slots=8)) == 8  # three free ones fill the reserve
+    assert len(claiming.claim("two", 8, now, slots=8)) == 5
 
 
 @pytest.mark.django_db
 def test_a_retry_keeps_its_place(start: Callable[..., Order], now: datetime) -> None:
     first, second = start("free"), start("free")
     before = places_of(first)
-    claimed = shots.claim("worker", 1, now)[0]
+    claimed = claiming.claim("worker", 1, now)[0]
 
     shots.fail(claimed, failure(claimed), now)
 
     assert places_of(first) == before
-    later = shots.claim("worker", 6, now + 6 * SECOND)
+    later = claiming.claim("worker", 6, now + 6 * SECOND)
     assert [(c.shot.order_id, c.shot.index) for c in later] == [
         *((first.pk, index) for index in (1, 2, 3)),
         *((second.pk, index) for index in (1, 2, 3)),
@@ -366,11 +366,11 @@ def test_shots_of_a_lost_worker_and_of_one_that_stops_keep_their_places(
 ) -> None:
     order = start("free")
     before = places_of(order)
-    shots.claim("stops", 3, now)
-    shots.release("stops")
-    shots.claim("is lost", 3, now)
+    claiming.claim("stops", 3, now)
+    claiming.release("stops")
+    claiming.claim("is lost", 3, now)
 
-    assert len(shots.claim("worker", 3, now + 61 * SECOND)) == 3
+    assert len(claiming.claim("worker", 3, now + 61 * SECOND)) == 3
     assert places_of(order) == before
 
 
@@ -380,11 +380,13 @@ def test_the_cap_holds_in_the_rows_and_falls_when_nobody_else_waits(
 ) -> None:
     first, second = start("premium"), start("premium")
 
-    claimed = Counter(c.shot.order_id for worker in range(4) for c in shots.claim(f"worker-{worker}", 8, now))
+    claimed = Counter(
+        c.shot.order_id for worker in range(4) for c in claiming.claim(f"worker-{worker}", 8, now)
+    )
 
     assert claimed == {first.pk: 24, second.pk: 8}
     Shot.objects.filter(order=second).update(state=ShotState.DONE)
-    assert {c.shot.order_id for c in shots.claim("worker-4", 8, now)} == {first.pk}
+    assert {c.shot.order_id for c in claiming.claim("worker-4", 8, now)} == {first.pk}
 
 
 @pytest.mark.django_db
@@ -393,7 +395,7 @@ def test_a_pack_past_its_patience_goes_before_newcomers(start: Callable[..., Ord
     later = now + PREMIUM.patience_seconds * SECOND
     start("free", later)
 
-    assert {c.shot.order_id for c in shots.claim("worker", 3, later)} == {pack.pk}
+    assert {c.shot.order_id for c in claiming.claim("worker", 3, later)} == {pack.pk}
 
 
 @pytest.mark.django_db
@@ -410,7 +412,7 @@ def test_the_shots_of_one_order_come_side_by_side(start: Callable[..., Order], n
     start("premium")
     start("free")
 
-    claimed = [c.shot.order_id for c in shots.claim("worker", 6, now)]
+    claimed = [c.shot.order_id for c in claiming.claim("worker", 6, now)]
 
     assert [one != after for one, after in pairwise(claimed)].count(True) == 1
 
@@ -420,7 +422,7 @@ def test_the_marks_come_back_when_their_rows_are_lost(start: Callable[..., Order
     start("free")
     QueueMark.objects.all().delete()
 
-    assert [c.shot.index for c in shots.claim("worker", 3, now)] == [1, 2, 3]
+    assert [c.shot.index for c in claiming.claim("worker", 3, now)] == [1, 2, 3]
     assert queue_clock.read(queue_clock.CLOCK) == 0
 
 
@@ -449,11 +451,11 @@ class CountingWorker:
 
     def __init__(self, now: datetime) -> None:
         self.now = now
-        self.flights: list[tuple[shots.Claim, int]] = []
+        self.flights: list[tuple[claiming.Claim, int]] = []
 
     def step(self) -> None:
         """Fill the free slots, go one step further with all, deliver what is done."""
-        for claimed in shots.claim("worker", 8 - len(self.flights), self.now, slots=8):
+        for claimed in claiming.claim("worker", 8 - len(self.flights), self.now, slots=8):
             self.flights.append((claimed, queueing.STEPS))
         self.flights = [(claimed, left - 1) for claimed, left in self.flights]
         for claimed, left in self.flights:
@@ -470,7 +472,7 @@ class CountingWorker:
         return steps
 
 
-def picture(claimed: shots.Claim) -> FinishedShot:
+def picture(claimed: claiming.Claim) -> FinishedShot:
     return FinishedShot(
         shot_id=str(claimed.shot.pk),
         seed=claimed.seeds[0],

@@ -32,6 +32,7 @@ from hypothesis.stateful import (
 from headshots.exceptions import Refusal
 from headshots.models import Order, OrderKey, Receipt, Shot, StoredObject
 from headshots.services import (
+    claiming,
     clock,
     delivery,
     incarnation,
@@ -75,7 +76,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.world = World(self.pristine)
         self.witness = Witness(self.world)
-        self.claims: list[shots.Claim] = []
+        self.claims: list[claiming.Claim] = []
         self.assessing: list[Order] = []
         self.rotated_at = START
         self.serial = count(1)
@@ -170,14 +171,14 @@ class Machine(RuleBasedStateMachine):
     def claim(self, owner: str, limit: int) -> None:
         if incarnation.is_restored():
             return
-        for claimed in shots.claim(owner, limit, clock.now()):
+        for claimed in claiming.claim(owner, limit, clock.now()):
             known = self.witness.known.get(claimed.shot.order_id)
             assert known is None or not known.is_gone, "I4: a shot was claimed after the fence"
             self.claims.append(claimed)
 
     @rule(owner=owners)
     def heartbeat(self, owner: str) -> None:
-        shots.extend(owner, clock.now())
+        claiming.extend(owner, clock.now())
 
     @precondition(lambda self: self.claims)
     @rule(pick=picks)
@@ -213,7 +214,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(owner=owners)
     def release(self, owner: str) -> None:
-        shots.release(owner)
+        claiming.release(owner)
 
     @rule(pick=picks)
     def retry_failed(self, pick: int) -> None:
@@ -377,7 +378,7 @@ class Machine(RuleBasedStateMachine):
             self.world.store.races.clear()
             self.witness.is_racing = False
 
-    def _finished(self, claimed: shots.Claim) -> FinishedShot:
+    def _finished(self, claimed: claiming.Claim) -> FinishedShot:
         name = b"%s/%d " % (claimed.shot.order_id.hex.encode(), claimed.shot.index)
         return FinishedShot(
             shot_id=str(claimed.shot.pk),

@@ -21,7 +21,18 @@ from headshots.models import (
     Shot,
     StoredObject,
 )
-from headshots.services import delivery, fencing, objects, orders, purge, receipts, shots, shredding, uploads
+from headshots.services import (
+    claiming,
+    delivery,
+    fencing,
+    objects,
+    orders,
+    purge,
+    receipts,
+    shots,
+    shredding,
+    uploads,
+)
 from headshots.services.orders import Placed
 from headshots.states import OrderState
 from headshots.vault.envelope import Kind, Role
@@ -100,7 +111,7 @@ def test_the_epoch_key_dies_with_its_day(placed: Placed) -> None:
 
 def test_a_purge_waits_for_the_leases_it_found(placed: Placed, now: datetime) -> None:
     orders.accept(placed.order, now)
-    shots.claim("worker", 1, now)
+    claiming.claim("worker", 1, now)
 
     purge.request(placed.order, actor="customer", now=now)
     early = purge.run(now + timedelta(seconds=59))
@@ -268,7 +279,7 @@ def test_a_selfie_cannot_be_opened_once_the_deletion_began(placed: Placed, now: 
 def finish(placed: Placed, now: datetime, *, done: int = 3) -> None:
     """An order whose pictures are there; the others failed."""
     orders.accept(placed.order, now)
-    for place, claimed in enumerate(shots.claim("worker", 3, now)):
+    for place, claimed in enumerate(claiming.claim("worker", 3, now)):
         if place < done:
             finished = FinishedShot(
                 shot_id=str(claimed.shot.pk),

@@ -27,6 +27,7 @@ from headshots.models import (
 )
 from headshots.services import (
     audit,
+    claiming,
     clock,
     delivery,
     incarnation,
@@ -58,7 +59,7 @@ def finish(placed: Placed) -> None:
     """Three pictures, without an engine."""
     at = clock.now()
     orders.accept(placed.order, at)
-    for claimed in shots.claim("worker", 3, at):
+    for claimed in claiming.claim("worker", 3, at):
         finished = FinishedShot(
             shot_id=str(claimed.shot.pk),
             seed=claimed.seeds[0],

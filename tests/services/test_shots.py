@@ -9,7 +9,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from headshots.models import Order, Shot, StoredObject
-from headshots.services import fencing, objects, orders, purge, queue_clock, shots
+from headshots.services import claiming, fencing, objects, orders, purge, queue_clock, shots
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 from headshots.vault.envelope import Kind
@@ -26,7 +26,7 @@ def queued(placed: Placed) -> Order:
     return Order.objects.get()
 
 
-def picture(claimed: shots.Claim, jpeg: bytes = b"a picture") -> FinishedShot:
+def picture(claimed: claiming.Claim, jpeg: bytes = b"a picture") -> FinishedShot:
     return FinishedShot(
         shot_id=str(claimed.shot.pk),
         seed=claimed.seeds[0],
@@ -39,7 +39,7 @@ def picture(claimed: shots.Claim, jpeg: bytes = b"a picture") -> FinishedShot:
     )
 
 
-def failure(claimed: shots.Claim, *, is_retryable: bool) -> FailedShot:
+def failure(claimed: claiming.Claim, *, is_retryable: bool) -> FailedShot:
     return FailedShot(shot_id=str(claimed.shot.pk), code="engine_error", is_retryable=is_retryable)
 
 
@@ -48,7 +48,7 @@ def stored_names() -> list[str]:
 
 
 def test_a_claim_leases_the_shot_and_starts_the_order(queued: Order, now: datetime) -> None:
-    (claimed,) = shots.claim("worker-1", 1, now)
+    (claimed,) = claiming.claim("worker-1", 1, now)
 
     shot = Shot.objects.get(pk=claimed.shot.pk)
     assert (shot.index, shot.state, shot.attempts, shot.lease_token) == (1, ShotState.LEASED, 1, 1)
@@ -57,12 +57,12 @@ def test_a_claim_leases_the_shot_and_starts_the_order(queued: Order, now: dateti
 
 
 def test_two_workers_never_hold_one_shot(queued: Order, now: datetime) -> None:
-    first = shots.claim("worker-1", 2, now)
-    second = shots.claim("worker-2", 2, now)
+    first = claiming.claim("worker-1", 2, now)
+    second = claiming.claim("worker-2", 2, now)
 
     assert [c.shot.index for c in first] == [1, 2]
     assert [c.shot.index for c in second] == [3]
-    assert shots.claim("worker-3", 2, now) == []
+    assert claiming.claim("worker-3", 2, now) == []
 
 
 def test_three_free_pictures_do_not_wait_for_a_pack_of_fifty(
@@ -73,7 +73,7 @@ def test_three_free_pictures_do_not_wait_for_a_pack_of_fifty(
         Order.objects.filter(pk=order.pk).update(state=OrderState.QUEUED)
         queue_clock.enter(order, now)
 
-    claimed = shots.claim("worker", 6, now)
+    claimed = claiming.claim("worker", 6, now)
 
     assert [(c.shot.order_id == pack.pk, c.shot.index) for c in claimed] == [
         *((False, index) for index in (1, 2, 3)),
@@ -82,7 +82,7 @@ def test_three_free_pictures_do_not_wait_for_a_pack_of_fifty(
 
 
 def test_a_delivered_picture_is_sealed_and_readable(queued: Order, now: datetime) -> None:
-    (claimed,) = shots.claim("worker", 1, now)
+    (claimed,) = claiming.claim("worker", 1, now)
 
     assert shots.commit(claimed, picture(claimed, b"the picture"), now)
 
@@ -96,7 +96,7 @@ def test_a_delivered_picture_is_sealed_and_readable(queued: Order, now: datetime
 
 
 def test_the_order_is_ready_when_its_last_shot_is_delivered(queued: Order, now: datetime) -> None:
-    for claimed in shots.claim("worker", 3, now):
+    for claimed in claiming.claim("worker", 3, now):
         assert Order.objects.get().state == OrderState.RENDERING
         shots.commit(claimed, picture(claimed), now)
 
@@ -104,8 +104,8 @@ def test_the_order_is_ready_when_its_last_shot_is_delivered(queued: Order, now: 
 
 
 def test_a_lost_lease_is_claimed_again_and_a_late_worker_leaves_nothing(queued: Order, now: datetime) -> None:
-    (late,) = shots.claim("worker-1", 1, now)
-    (second,) = shots.claim("worker-2", 1, now + 2 * MINUTE)
+    (late,) = claiming.claim("worker-1", 1, now)
+    (second,) = claiming.claim("worker-2", 1, now + 2 * MINUTE)
     assert second.shot.pk == late.shot.pk
     shots.commit(second, picture(second, b"the second"), now + 2 * MINUTE)
     before = stored_names()
@@ -119,29 +119,29 @@ def test_a_lost_lease_is_claimed_again_and_a_late_worker_leaves_nothing(queued: 
 
 
 def test_a_heartbeat_keeps_the_lease(queued: Order, now: datetime) -> None:
-    shots.claim("worker-1", 3, now)
+    claiming.claim("worker-1", 3, now)
 
-    kept = shots.extend("worker-1", now + MINUTE / 2)
+    kept = claiming.extend("worker-1", now + MINUTE / 2)
 
     assert kept == 3
-    assert shots.claim("worker-2", 3, now + MINUTE) == []
+    assert claiming.claim("worker-2", 3, now + MINUTE) == []
 
 
 def test_a_commit_after_the_purge_leaves_no_object(queued: Order, now: datetime) -> None:
-    (claimed,) = shots.claim("worker", 1, now)
+    (claimed,) = claiming.claim("worker", 1, now)
     fencing.begin(queued, reason="customer", now=now)
     purge.erase_contents(queued, now)
 
     assert not shots.commit(claimed, picture(claimed), now)
 
     assert stored_names() == []
-    assert shots.wanted([claimed]) == set()
+    assert claiming.wanted([claimed]) == set()
 
 
 def test_a_store_that_fails_leaves_the_shot_with_its_worker(
     queued: Order, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (claimed,) = shots.claim("worker", 1, now)
+    (claimed,) = claiming.claim("worker", 1, now)
     before = stored_names()
 
     def refuse(*args: object) -> None:
@@ -157,18 +157,18 @@ def test_a_store_that_fails_leaves_the_shot_with_its_worker(
 
 
 def test_a_retryable_failure_waits_five_seconds(queued: Order, now: datetime) -> None:
-    claimed = shots.claim("worker", 3, now)[0]
+    claimed = claiming.claim("worker", 3, now)[0]
 
     shots.fail(claimed, failure(claimed, is_retryable=True), now)
 
-    assert shots.claim("worker", 1, now + timedelta(seconds=4)) == []
-    assert [c.shot.pk for c in shots.claim("worker", 1, now + timedelta(seconds=5))] == [claimed.shot.pk]
+    assert claiming.claim("worker", 1, now + timedelta(seconds=4)) == []
+    assert [c.shot.pk for c in claiming.claim("worker", 1, now + timedelta(seconds=5))] == [claimed.shot.pk]
 
 
 def test_the_third_failure_is_final(queued: Order, now: datetime) -> None:
     at = now
     for _ in range(3):
-        claimed = shots.claim("worker", 1, at)[0]
+        claimed = claiming.claim("worker", 1, at)[0]
         Shot.objects.exclude(pk=claimed.shot.pk).update(not_before=now + timedelta(hours=1))
         shots.fail(claimed, failure(claimed, is_retryable=True), at)
         at += timedelta(seconds=5)
@@ -178,7 +178,7 @@ def test_the_third_failure_is_final(queued: Order, now: datetime) -> None:
 
 
 def test_a_final_failure_is_not_tried_again(queued: Order, now: datetime) -> None:
-    claimed = shots.claim("worker", 3, now)
+    claimed = claiming.claim("worker", 3, now)
     for one in claimed[:2]:
         shots.commit(one, picture(one), now)
 
@@ -189,20 +189,20 @@ def test_a_final_failure_is_not_tried_again(queued: Order, now: datetime) -> Non
 
 
 def test_a_worker_that_stops_gives_back_what_it_holds(queued: Order, now: datetime) -> None:
-    shots.claim("worker-1", 2, now)
+    claiming.claim("worker-1", 2, now)
 
-    assert shots.release("worker-1") == 2
+    assert claiming.release("worker-1") == 2
 
     assert set(Shot.objects.values_list("state", "attempts")) == {("pending", 0)}
 
 
 def test_nothing_new_starts_shortly_before_the_end(queued: Order) -> None:
-    assert shots.claim("worker", 3, queued.expires_at - timedelta(minutes=2)) == []
+    assert claiming.claim("worker", 3, queued.expires_at - timedelta(minutes=2)) == []
 
 
 def test_a_retry_uses_the_same_seeds(queued: Order, now: datetime) -> None:
-    first = shots.claim("worker-1", 1, now)[0].seeds
-    again = shots.claim("worker-2", 1, now + 2 * MINUTE)[0].seeds
+    first = claiming.claim("worker-1", 1, now)[0].seeds
+    again = claiming.claim("worker-2", 1, now + 2 * MINUTE)[0].seeds
 
     assert first == again
     assert len(set(first)) == 3
@@ -228,7 +228,7 @@ def test_the_sweep_wakes_workers_for_waiting_shots(queued: Order, now: datetime)
 
 def test_a_shot_that_killed_three_workers_is_given_up(queued: Order, now: datetime) -> None:
     for minute in (0, 2, 4):
-        assert len(shots.claim("doomed", 3, now + minute * MINUTE)) == 3
+        assert len(claiming.claim("doomed", 3, now + minute * MINUTE)) == 3
 
     swept = shots.sweep(now + 6 * MINUTE)
 

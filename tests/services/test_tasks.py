@@ -15,7 +15,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from headshots import rendering, tasks
 from headshots.celery import Task, app
 from headshots.models import Order, Shot
-from headshots.services import objects, orders, purge, shots
+from headshots.services import claiming, objects, orders, purge, shots
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 from pipelines.errors import Final, Retryable
@@ -369,7 +369,7 @@ def test_only_leases_that_the_run_knows_are_kept(run: rendering.RenderRun) -> No
     Shot.objects.filter(index=2).update(
         state=ShotState.LEASED, lease_owner=run.owner, lease_until=timezone.now()
     )
-    assert shots.extend(run.owner, timezone.now(), run.held) == 1
+    assert claiming.extend(run.owner, timezone.now(), run.held) == 1
 
 
 def test_the_engine_is_warmed_by_one_step_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:

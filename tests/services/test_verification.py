@@ -26,12 +26,12 @@ from headshots.models import (
 )
 from headshots.services import (
     audit,
+    claiming,
     incarnation,
     maintenance,
     objects,
     orders,
     purge,
-    shots,
     tombstones,
     verification,
     verification_store,
@@ -276,7 +276,7 @@ def test_12_a_write_under_way_is_left_alone(healthy: Order, data: Path, now: dat
 
 def test_13_leases_past_due(healthy: Order, now: datetime) -> None:
     orders.accept(healthy, now)
-    shots.claim("worker", 2, now)
+    claiming.claim("worker", 2, now)
     Shot.objects.filter(state="leased").update(lease_until=now - timedelta(minutes=6))
 
     assert found(now) == {"lease_past_due": 2}
