@@ -55,6 +55,7 @@ def _configure() -> None:
             "sweep": {"task": Task.SWEEP, "schedule": 10.0, "options": {"expires": 30}},
             "purge": {"task": Task.PURGE, "schedule": 60.0, "options": {"expires": 120}},
             "settle": {"task": Task.SETTLE, "schedule": 30.0, "options": {"expires": 60}},
+            "mail": {"task": Task.MAIL, "schedule": 30.0, "options": {"expires": 60}},
         },
         beat_schedule_filename=f"{folder}/beat-schedule",
         timezone="UTC",

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Warning, register
 
-from headshots.services import credentials, objects
+from headshots.services import credentials, objects, sales
 from headshots.vault.errors import BadKeyFile, StoreAway, UnsafeStore
 from headshots.vault.picture_keys import load_chain
 
 TAG: Final = "headshots"
+ADVICE: Final = "headshots-advice"  # for who sets the service up; a single worker's start does not repeat it
 _HANDLER: Final = "headshots.web.uploadhandler.BoundedMemoryUploadHandler"
 
 
@@ -75,4 +76,35 @@ def pictures_can_be_signed(app_configs: Any, **kwargs: Any) -> list[CheckMessage
             credentials.key()
     except (BadKeyFile, OSError) as error:
         return [Error(f"PICTURE_CERTIFICATE: {error}", id="headshots.E004")]
+    return []
+
+
+@register(TAG)
+def what_is_sold_is_licensed(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Error E005 in production when a network that premium is made with has no commercial licence."""
+    problem = sales.problem()
+    return [Error(problem, id="headshots.E005")] if problem and settings.IS_PRODUCTION else []
+
+
+@register(ADVICE)
+def what_would_be_sold_is_licensed(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Warning W005 for the same elsewhere: the free tier works without."""
+    problem = sales.problem()
+    return [Warning(problem, id="headshots.W005")] if problem and not settings.IS_PRODUCTION else []
+
+
+@register(TAG)
+def customers_can_be_told_apart(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Error E006 in production when no proxy is trusted: its address would be that of every customer.
+
+    Production is reached over https alone, and so through a proxy; all would share one network's free orders.
+    """
+    if settings.IS_PRODUCTION and not settings.TRUSTED_PROXIES:
+        return [
+            Error(
+                "TRUSTED_PROXIES is empty: all customers would seem to come from your proxy's network.",
+                hint="Name the networks that your own proxies connect from, as in 10.0.0.0/8.",
+                id="headshots.E006",
+            )
+        ]
     return []

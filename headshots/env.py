@@ -6,12 +6,41 @@ given as files in `HEADSHOTS_SECRETS_DIR`, one file per variable. All mistakes a
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from headshots.services.networks import parse_networks
+from pipelines.weights_manifest import KEYS
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def parse_licences(text: str) -> dict[str, str]:
+    """The licences of "antelopev2=contract of 2026-05, instantid=letter of 2026-06", by the weights' key.
+
+    Raises ValueError for weights that the manifest does not have, and for a licence without words.
+    """
+    licences = {}
+    for entry in filter(None, map(str.strip, text.split(","))):
+        key, _, words = (part.strip() for part in entry.partition("="))
+        if key not in KEYS:
+            raise ValueError(f"{key!r} is none of the weights: {', '.join(KEYS)}")
+        if not words:
+            raise ValueError(f"{key} needs a word on its licence, as in {key}=contract of 2026-05")
+        licences[key] = words
+    return licences
+
+
+def _networks(text: str) -> str:
+    parse_networks(text)
+    return text
+
+
+def _licences(text: str) -> str:
+    parse_licences(text)
+    return text
 
 
 class Environment(BaseSettings):
@@ -110,6 +139,34 @@ class Environment(BaseSettings):
     slots: PositiveInt = Field(
         8, alias="SLOTS", description="pictures that one `instantid` worker has in flight at once"
     )
+    weights_licences: Annotated[str, AfterValidator(_licences)] = Field(
+        "",
+        alias="WEIGHTS_LICENCES",
+        description=(
+            "for `instantid`: the licences you hold for weights that are not free for commercial use,"
+            " `antelopev2=contract of 2026-05, instantid=…`; without them premium is not sold"
+        ),
+    )
+    free_work: NonNegativeInt = Field(
+        500,
+        alias="FREE_WORK",
+        description=(
+            "what a free order costs its sender: this many to twice as many key derivations, 1 to 3 ms each;"
+            " 0 asks for none"
+        ),
+    )
+    free_per_hour: PositiveInt = Field(
+        6, alias="FREE_PER_HOUR", description="free orders of one network (IPv4 address, IPv6 /64) in an hour"
+    )
+    free_per_day: PositiveInt = Field(20, alias="FREE_PER_DAY", description="the same in a UTC day")
+    trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
+        "",
+        alias="TRUSTED_PROXIES",
+        description=(
+            "networks of your own proxies, comma separated: their `X-Forwarded-For` says where customers"
+            " come from; empty: nobody's does"
+        ),
+    )
     payments: Literal["test", "stripe"] = Field(
         "test",
         alias="PAYMENTS",
@@ -132,6 +189,18 @@ class Environment(BaseSettings):
         alias="STRIPE_API_BASE",
         pattern=r"^$|^https?://[A-Za-z0-9.-]+(:\d+)?$",
         description="a stand-in for Stripe's API, for tests; refused in production and with live keys",
+    )
+    mail_server: str = Field(
+        "",
+        alias="MAIL_SERVER",
+        pattern=r"^$|^smtp(s|\+plain)?://",
+        description=(
+            "`smtp://user:password@host:587` (STARTTLS) or `smtps://…:465`; `smtp+plain://` without"
+            " encryption, in production on this machine alone; empty: mails are printed, address and all"
+        ),
+    )
+    mail_from: str = Field(
+        "headshots@localhost", alias="MAIL_FROM", description="the address that mails come from"
     )
     port: PositiveInt = Field(8000, alias="PORT", description="port of `infra/dev up`")
     web_threads: PositiveInt = Field(8, alias="WEB_THREADS", description="threads of the web process")
@@ -180,6 +249,8 @@ def embedded_defaults(environment: Environment) -> list[str]:
         "PAYMENTS": environment.payments == "test",
         "STRIPE_SECRET_KEY": "_test_" in environment.stripe_secret_key[:8],
         "STRIPE_API_BASE": bool(environment.stripe_api_base),
+        "MAIL_SERVER": not environment.mail_server,
+        "MAIL_FROM": "@localhost" in environment.mail_from,
         "SITE_URL": not environment.site_url.startswith("https://"),
         "ALLOWED_HOSTS": "localhost" in environment.allowed_hosts,
         "HEADSHOTS_DEBUG": environment.debug,

@@ -4,7 +4,7 @@ The pipeline raises `pipelines.errors.Refused(code)`; the services raise `Refusa
 both are turned into an answer by the one table below.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pipelines.errors import Refused
@@ -19,6 +19,14 @@ class NotFound(Refusal):
 
     def __init__(self) -> None:
         super().__init__("order_not_found")
+
+
+class TooMany(Refusal):
+    """A network has had its free orders; more can be placed in `retry_after_seconds`."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__("too_many")
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,35 @@ TEXTS: Final[dict[str, RefusalText]] = {
         "This style is not part of the tier you chose.",
         "Choose a style of the tier, or the premium tier.",
     ),
+    "not_on_sale": RefusalText(
+        409,
+        "This pack is not on sale here yet.",
+        "The networks that make the pictures need a licence for commercial use, and none is recorded here. "
+        "The free pack can be ordered as usual.",
+    ),
+    "challenge_missing": RefusalText(
+        403,
+        "The free pack needs a proof that your browser worked for it, and none came.",
+        "Allow JavaScript for this page and send it again; for programs, see the API description.",
+    ),
+    "challenge_wrong": RefusalText(
+        403,
+        "The proof that your browser worked for the free pack is not right.",
+        "Send it again: your browser gets a new task. For programs, see the API description.",
+    ),
+    "challenge_expired": RefusalText(
+        403,
+        "The proof that your browser worked for the free pack is too old, or was used before.",
+        "Send it again: your browser gets a new task. For programs, see the API description.",
+    ),
+    "too_many": RefusalText(
+        429, "Your network has had its free packs for now.", "Please try again later, or choose premium."
+    ),
+    "bad_address": RefusalText(
+        422,
+        "This is not an e-mail address that we can write to.",
+        "Correct it, or leave the field empty: no order needs one.",
+    ),
     "already_ordered": RefusalText(
         409, "This upload already has an order.", "Open the order you have, or upload the photo anew."
     ),
@@ -78,6 +115,7 @@ TEXTS: Final[dict[str, RefusalText]] = {
     "not_refundable": RefusalText(
         409, "Nothing of this is left to give back.", "Look at the order’s payments and refunds."
     ),
+    "unknown_reason": RefusalText(422, "There is no such reason for a refund.", "Choose one of the list."),
     "token_missing": RefusalText(
         401,
         "This order is private.",
@@ -195,4 +233,11 @@ def retry_headers(text: RefusalText) -> dict[str, str]:
 
 def text_of(error: Refused) -> RefusalText:
     """The words and status for a refusal. A code without words is a bug and raises KeyError."""
-    return TEXTS[error.code]
+    text = TEXTS[error.code]
+    if isinstance(error, TooMany):
+        seconds = error.retry_after_seconds
+        hours, minutes = divmod(-(-seconds // 60), 60)
+        wait = f"{hours} h {minutes} min" if hours else f"{minutes} min"
+        advice = f"Please try again in {wait}, or choose premium."
+        return replace(text, advice=advice, retry_after_seconds=seconds)
+    return text

@@ -20,6 +20,7 @@ class Task(StrEnum):
     SWEEP = "headshots.sweep"
     PURGE = "headshots.purge"
     SETTLE = "headshots.settle"
+    MAIL = "headshots.mail"
 
 
 Sender: TypeAlias = Callable[[Task, tuple[str, ...], int], None]  # (task, ids, copies)

@@ -12,6 +12,7 @@ from django.db.models import F, Q
 from headshots.states import LIVE_STATES, ORDER_MOVES, SHOT_MOVES, OrderState, ShotState, sources_of
 from headshots.tiers import TIERS
 from pipelines import presets
+from pipelines.gate import LIKENESSES, LOWEST_RANK
 from pipelines.presets import ExtraControl, Lora, PresetError, StylePreset
 
 
@@ -282,6 +283,30 @@ class ConsentRecord(models.Model):
         return f"consent {self.text_version} of order {self.order_id}"
 
 
+class LicenceGrant(models.Model):
+    """What may be done with an order's pictures: the whole LICENCE.txt, frozen when the order was placed.
+
+    It outlives the order, as the pictures do; it names nobody.
+    """
+
+    order = models.OneToOneField(Order, on_delete=models.PROTECT, related_name="licence")
+    version = models.CharField(max_length=20)
+    text = models.TextField()
+    sha256 = models.CharField(max_length=64)  # of the text as UTF-8, which is what the ZIP holds
+    granted_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"licence {self.version} of order {self.order_id}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise Immutable(f"licence grant {self.pk} is immutable")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise Immutable(f"licence grant {self.pk} is immutable")
+
+
 class OrderKey(models.Model):
     """A wrapped order key. Deleting the row is access control; destroying the epoch key is erasure."""
 
@@ -370,6 +395,9 @@ class Shot(models.Model):
     height = models.PositiveSmallIntegerField(null=True)
     render_seconds = models.FloatField(null=True)
     finished_at = models.DateTimeField(null=True)
+    # what the quality gate said, and all that is kept of it; see pipelines.gate
+    likeness = models.CharField(max_length=20, default="", blank=True)
+    rank = models.PositiveSmallIntegerField(default=0)
 
     objects = ShotQuerySet.as_manager()
 
@@ -389,6 +417,8 @@ class Shot(models.Model):
             models.CheckConstraint(
                 condition=~Q(state=ShotState.FAILED) | ~Q(error_code=""), name="failed_shot_has_a_code"
             ),
+            models.CheckConstraint(condition=Q(likeness__in=("", *LIKENESSES)), name="likeness_is_a_word"),
+            models.CheckConstraint(condition=Q(rank__lte=LOWEST_RANK), name="rank_is_coarse"),
         )
 
     def __str__(self) -> str:
@@ -530,6 +560,56 @@ class Dispute(models.Model):
         return f"dispute of {self.payment.reference}"
 
 
+class MailAddress(models.Model):
+    """Where an order's mails go, sealed under its results key and deleted in one transaction with it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    order = models.OneToOneField(Order, on_delete=models.PROTECT, related_name="mail_address")
+    sealed = models.BinaryField(max_length=700)
+
+    def __str__(self) -> str:
+        return f"mail address of order {self.order_id}"
+
+
+class Mail(models.Model):
+    """One mail about an order, without its address and text; each kind is sent once."""
+
+    class Kind(models.TextChoices):
+        PLACED = "placed"
+        READY = "ready"
+        FAILED = "failed"
+        REFUNDED = "refunded"
+        REFUSED = "refused"
+        DELETED = "deleted"
+
+    class State(models.TextChoices):
+        DUE = "due"
+        SENT = "sent"
+        GIVEN_UP = "given up"
+
+    order = models.ForeignKey(Order, on_delete=models.PROTECT, related_name="mails")
+    kind = models.CharField(max_length=10, choices=Kind)
+    state = models.CharField(max_length=10, choices=State, default=State.DUE)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    not_before = models.DateTimeField()
+    created_at = models.DateTimeField()
+    sent_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = (models.Index(fields=("state", "not_before")),)
+        constraints = (
+            models.UniqueConstraint(fields=("order", "kind"), name="one_mail_per_order_and_kind"),
+            models.CheckConstraint(
+                condition=Q(state="sent", sent_at__isnull=False)
+                | Q(state__in=("due", "given up"), sent_at__isnull=True),
+                name="mail_state_is_explained",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} mail of order {self.order_id}"
+
+
 class Receipt(models.Model):
     """The text that says what was deleted and when; kept, since it names nobody."""
 
@@ -603,3 +683,39 @@ class Inspection(models.Model):
 
     def __str__(self) -> str:
         return f"inspection of {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class SpentChallenge(models.Model):
+    """A proof of work that was used; kept until it would have run out, so that it is used once."""
+
+    signature = models.CharField(primary_key=True, max_length=64)
+    expires_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"challenge used before {self.expires_at:%Y-%m-%d %H:%M:%S}"
+
+
+class NetworkSalt(models.Model):
+    """The salt of one UTC day, wrapped by an hour's key: after that day nobody can tell a network's counts.
+
+    It takes the place of an order's key in the vault, under `id`; see vault/FORMAT.md.
+    """
+
+    day = models.DateField(primary_key=True)
+    id = models.UUIDField(default=uuid.uuid4)
+    epoch = models.PositiveIntegerField()
+    wrapped = models.BinaryField(max_length=200)
+
+    def __str__(self) -> str:
+        return f"salt of {self.day}"
+
+
+class NetworkCount(models.Model):
+    """How many free orders one network placed in one hour or day. No address, and nothing to find one by."""
+
+    digest = models.CharField(primary_key=True, max_length=64)  # of window and network, under the day's salt
+    count = models.PositiveIntegerField(default=0)
+    ends_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.count} free orders before {self.ends_at:%Y-%m-%d %H:%M:%S}"

@@ -11,7 +11,9 @@ from django.core.management.utils import get_random_secret_key
 from pydantic import ValidationError
 
 from headshots import faults
-from headshots.env import embedded_defaults, is_live, payment_problem, read_environment
+from headshots.env import embedded_defaults, is_live, parse_licences, payment_problem, read_environment
+from headshots.mail_settings import TIMEOUT_SECONDS, read_mail_server
+from headshots.services.networks import parse_networks
 
 try:
     ENVIRONMENT = read_environment()
@@ -171,6 +173,11 @@ if ENGINE == "instantid" and WEIGHTS is None:
     raise ImproperlyConfigured(
         "ENGINE=instantid needs WEIGHTS, the folder that `manage.py weights fetch` fills"
     )
+WEIGHTS_LICENCES = parse_licences(ENVIRONMENT.weights_licences)
+FREE_WORK = ENVIRONMENT.free_work
+FREE_PER_HOUR = ENVIRONMENT.free_per_hour
+FREE_PER_DAY = ENVIRONMENT.free_per_day
+TRUSTED_PROXIES = parse_networks(ENVIRONMENT.trusted_proxies)
 PAYMENTS = ENVIRONMENT.payments
 STRIPE_SECRET_KEY = ENVIRONMENT.stripe_secret_key
 STRIPE_WEBHOOK_SECRET = ENVIRONMENT.stripe_webhook_secret
@@ -178,6 +185,15 @@ STRIPE_API_BASE = ENVIRONMENT.stripe_api_base
 STRIPE_IS_LIVE = is_live(ENVIRONMENT)
 if problem := payment_problem(ENVIRONMENT):
     raise ImproperlyConfigured(problem)
+try:
+    _mail = read_mail_server(ENVIRONMENT)
+except ValueError as error:
+    raise ImproperlyConfigured(str(error)) from None
+DEFAULT_FROM_EMAIL = ENVIRONMENT.mail_from
+EMAIL_BACKEND, EMAIL_TIMEOUT = _mail.backend, TIMEOUT_SECONDS
+EMAIL_HOST, EMAIL_PORT = _mail.host, _mail.port
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _mail.user, _mail.password
+EMAIL_USE_TLS, EMAIL_USE_SSL = _mail.uses_starttls, _mail.uses_tls
 SANDBOX_FILTER = ENVIRONMENT.sandbox_filter
 LEASE_SECONDS = ENVIRONMENT.lease_seconds
 STUCK_SECONDS = ENVIRONMENT.stuck_seconds
@@ -190,6 +206,9 @@ LOGGING = {
     "root": {"handlers": ["events"], "level": "INFO"},
     # Django's own handlers mail and print whole requests.
     "loggers": {
+        # A worker's log level is about the libraries; what ours have to say is meant for the operator.
+        "headshots": {"level": "INFO"},
+        "pipelines": {"level": "INFO"},
         "django": {"handlers": [], "propagate": True},
         "django.server": {"handlers": [], "propagate": True},
     },

@@ -26,7 +26,9 @@ class OrderState(models.TextChoices):
 class ShotState(models.TextChoices):
     PENDING = "pending"
     LEASED = "leased"
-    DONE = "done"
+    KEPT = "kept"  # passed the quality gate; whether it is delivered is not decided
+    DONE = "done"  # delivered
+    SURPLUS = "surplus"  # not needed: never made, given up on the way, or its picture is deleted
     FAILED = "failed"
 
 
@@ -35,7 +37,8 @@ ORDER_MOVES: Final[Mapping[OrderState, tuple[OrderState, ...]]] = {
     _O.ASSESSING: (_O.REFUSED, _O.AWAITING_PAYMENT, _O.QUEUED, _O.PURGING),
     _O.REFUSED: (_O.PURGING,),
     _O.AWAITING_PAYMENT: (_O.QUEUED, _O.PURGING),
-    _O.QUEUED: (_O.RENDERING, _O.PURGING),
+    # ready, failed: at its deadline, whether or not it was begun
+    _O.QUEUED: (_O.RENDERING, _O.READY, _O.FAILED, _O.PURGING),
     _O.RENDERING: (_O.READY, _O.FAILED, _O.PURGING),
     _O.READY: (_O.QUEUED, _O.PURGING),  # back to the queue when staff retry failed shots
     _O.FAILED: (_O.QUEUED, _O.PURGING),
@@ -45,14 +48,20 @@ ORDER_MOVES: Final[Mapping[OrderState, tuple[OrderState, ...]]] = {
 
 _S = ShotState
 SHOT_MOVES: Final[Mapping[ShotState, tuple[ShotState, ...]]] = {
-    _S.PENDING: (_S.LEASED, _S.FAILED),  # failed: its last worker gave it back and no attempt is left
-    _S.LEASED: (_S.LEASED, _S.PENDING, _S.DONE, _S.FAILED),  # leased again: its worker was lost
+    # failed: no attempt is left, or the order's deadline has come
+    _S.PENDING: (_S.LEASED, _S.SURPLUS, _S.FAILED),
+    # leased again: its worker was lost
+    _S.LEASED: (_S.LEASED, _S.PENDING, _S.KEPT, _S.SURPLUS, _S.FAILED),
+    _S.KEPT: (_S.DONE, _S.SURPLUS),
     _S.DONE: (),
+    _S.SURPLUS: (),
     _S.FAILED: (_S.PENDING,),  # staff retry
 }
 
 LIVE_STATES: Final = tuple(state for state in OrderState if state not in (_O.PURGING, _O.PURGED))
 WORKING_STATES: Final = (_O.QUEUED, _O.RENDERING)
+OPEN_STATES: Final = (_S.PENDING, _S.LEASED)  # a picture may still come of it
+MADE_STATES: Final = (_S.KEPT, _S.DONE, _S.SURPLUS)  # a picture came of it, unless surplus was never made
 
 
 def sources_of(moves: Mapping[StateT, tuple[StateT, ...]], target: StateT) -> tuple[StateT, ...]:

@@ -16,7 +16,17 @@ from headshots.exceptions import NotFound
 from headshots.faults import faultpoint
 from headshots.hints import Task
 from headshots.rendering import RenderRun, is_stopping, kept_alive
-from headshots.services import claiming, clock, credentials, maintenance, orders, settlement, shots, uploads
+from headshots.services import (
+    claiming,
+    clock,
+    credentials,
+    mails,
+    maintenance,
+    orders,
+    settlement,
+    shots,
+    uploads,
+)
 from pipelines.errors import Refused
 
 if TYPE_CHECKING:
@@ -198,6 +208,18 @@ def settle() -> None:
             settled.delayed,
             settled.looked_up,
             settled.found_paid,
+        )
+
+
+@shared_task(name=Task.MAIL, soft_time_limit=280, time_limit=300)
+def mail() -> None:
+    """Send the mails that are due."""
+    if not _may_work():
+        return
+    posted = mails.run(clock.now())
+    if posted.is_worth_a_line:
+        log.info(
+            "mail: %d sent, %d given up, %d to be tried again", posted.sent, posted.given_up, posted.delayed
         )
 
 

@@ -8,6 +8,9 @@ from typing import Final
 class Tier:
     """One thing a customer can choose. `style_slugs` None means every published style.
 
+    `spares` are planned on top of the promised `headshots`, so that the best of all can be delivered; see
+    `services.guarantee`.
+
     The last block says how its orders share the GPUs; `services.fair_queue` reads it. Between tiers that both
     wait, work is divided by `weight`. Of a worker's slots, `reserved_share` is kept for the tier and
     `kept_share` of them even against orders that waited longer than their own `patience_seconds`.
@@ -18,6 +21,7 @@ class Tier:
     slug: str
     name: str
     headshots: int
+    spares: int
     style_slugs: tuple[str, ...] | None
     long_edge: int
     is_watermarked: bool
@@ -31,6 +35,11 @@ class Tier:
     patience_seconds: int
     in_flight_cap: int
     longest_wait_seconds: int | None
+
+    @property
+    def planned(self) -> int:
+        """How many shots an order begins with: the promised headshots and the spares."""
+        return self.headshots + self.spares
 
     @property
     def price(self) -> str:
@@ -52,6 +61,7 @@ TIERS: Final[dict[str, Tier]] = {
             slug="free",
             name="Free",
             headshots=3,
+            spares=0,  # a picture that fails the gate is redone from its next seeds, as everywhere
             style_slugs=("corporate",),
             long_edge=1152,
             is_watermarked=True,
@@ -69,6 +79,7 @@ TIERS: Final[dict[str, Tier]] = {
             slug="premium",
             name="Premium",
             headshots=50,
+            spares=10,
             style_slugs=None,
             long_edge=3840,
             is_watermarked=False,

@@ -25,13 +25,15 @@ from celery.signals import (
 )
 from celery.utils import nodenames
 from celery.worker import state
+from django.conf import settings
 from django.db import close_old_connections, connections
 
 from headshots import logs, process, tasks
 from headshots.celery import app
 from headshots.hints import Task, enqueue
 from headshots.rendering import GRACE_SECONDS, is_stopping, stop, tolerant, worker_name
-from headshots.services import claiming, maintenance, shots, workers
+from headshots.services import claiming, maintenance, sales, shots, workers
+from pipelines.weights import read_lock
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +98,8 @@ def _load_engine(**kwargs: Any) -> None:
     """In the child, before it takes work. One line says why not; the parent ends."""
     started = time.perf_counter()
     try:
+        held = read_lock(settings.WEIGHTS).values() if settings.WEIGHTS else ()
+        sales.require_licences({entry.key for entry in held})
         tasks.warm_engine()
     except Exception as error:
         # Our own errors name settings and files of the operator's, nothing of a person.

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines.images import encode_jpeg
+from pipelines.images import srgb_profile
 from pipelines.presets import HEIGHT
-from pipelines.provenance import SourceType, mark
+from pipelines.provenance import SourceType, mark, with_profile
 from pipelines.types import OutputSpec, Pixels
 
 WATERMARK: Final = "HEADSHOTS · FREE"
@@ -24,6 +24,10 @@ _PLATE_OPACITY: Final = 0.42
 _WORD_OPACITY: Final = 0.92
 _SHARPENING: Final = 0.55
 _GRAIN_LEVELS: Final = 1.6  # of 255: what keeps enlarged skin from looking like wax
+
+_GRAIN_SIDE: Final = 1024  # of a tile, in pixels
+_BAND: Final = 32  # rows; divides the tile
+_FULL_CHROMA: Final = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 
 _Mask = NDArray[np.uint8]
 
@@ -48,28 +52,45 @@ def finish(
     The order matters: what is seen is marked first, a mark within the pixels has to come after it and before
     the JPEG, the XMP before whoever signs the file, and the signature before the file is sealed.
     """
-    picture = enlarge(pixels, output.long_edge)
+    # OpenCV encodes BGR. Grain and marks are grey, so that the order of the channels is nothing to them.
+    picture = enlarge(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), dtype=np.uint8), output.long_edge)
     if output.is_watermarked:
         picture = _watermarked(picture)
     if marks:
         picture = _with_plate(picture, " · ".join(marks))
     height, width = picture.shape[:2]
-    small = cv2.resize(
-        picture, (THUMBNAIL_WIDTH, round(THUMBNAIL_WIDTH * height / width)), interpolation=cv2.INTER_AREA
-    )
     return Finished(
-        jpeg=mark(encode_jpeg(picture, QUALITY), source_type),
-        preview_jpeg=mark(encode_jpeg(np.asarray(small, dtype=np.uint8), THUMBNAIL_QUALITY), source_type),
+        jpeg=mark(_encoded(picture, QUALITY), source_type),
+        preview_jpeg=mark(_encoded(_thumbnail(picture), THUMBNAIL_QUALITY), source_type),
         width=width,
         height=height,
     )
+
+
+def _thumbnail(picture: Pixels) -> Pixels:
+    """The picture THUMBNAIL_WIDTH wide; halved first, as often as that goes, since that is quick."""
+    height, width = picture.shape[:2]
+    small = picture
+    while small.shape[1] >= 2 * THUMBNAIL_WIDTH:
+        rows, columns = small.shape[0] // 2, small.shape[1] // 2
+        even = small[: 2 * rows, : 2 * columns]  # a row or column less is a fraction of a pixel in the end
+        small = np.asarray(cv2.resize(even, (columns, rows), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    size = (THUMBNAIL_WIDTH, round(THUMBNAIL_WIDTH * height / width))
+    return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _encoded(bgr: Pixels, quality: int) -> bytes:
+    """What `images.encode_jpeg` makes, by OpenCV: the interpreter goes on with other threads meanwhile."""
+    how = (*_FULL_CHROMA, cv2.IMWRITE_JPEG_QUALITY, quality)
+    encoded = cv2.imencode(".jpg", bgr, how)[1]
+    return with_profile(encoded.tobytes(), srgb_profile())
 
 
 def enlarge(pixels: Pixels, long_edge: int) -> Pixels:
     """The picture with its long edge at exactly this many pixels; enlarged, it is sharpened and grained.
 
     A picture that comes at its size but larger than the native one was enlarged by a network, which smooths
-    skin and needs the grain all the more.
+    skin and needs the grain all the more. What comes back may be `pixels` themselves, changed.
     """
     height, width = pixels.shape[:2]
     scale = long_edge / max(height, width)
@@ -85,15 +106,32 @@ def enlarge(pixels: Pixels, long_edge: int) -> Pixels:
 
 
 def _grained(pixels: Pixels) -> Pixels:
-    grain = _grain(*pixels.shape[:2])
-    return np.asarray(cv2.add(pixels, cv2.merge([grain] * 3), dtype=cv2.CV_8U), dtype=np.uint8)
+    """The same memory with grain over it."""
+    height, width = pixels.shape[:2]
+    lighter, darker = _grain(width)
+    # In bands that stay in the processor's cache between the two additions.
+    for top in range(0, height, _BAND):
+        band = pixels[top : top + _BAND]
+        start = top % _GRAIN_SIDE
+        of_grain = slice(start, start + len(band))
+        cv2.add(band, lighter[of_grain], band)
+        cv2.subtract(band, darker[of_grain], band)
+    return pixels
 
 
-def _grain(height: int, width: int) -> NDArray[np.int16]:
-    tile = np.random.default_rng(0).standard_normal((1024, 1024), dtype=np.float32)
+@lru_cache(maxsize=2)
+def _grain(width: int) -> tuple[Pixels, Pixels]:
+    """What grain adds to _GRAIN_SIDE rows of a picture this wide, and what it takes away."""
+    shape = (_GRAIN_SIDE, _GRAIN_SIDE)
+    tile = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     tile = np.asarray(cv2.GaussianBlur(tile, (0, 0), 0.8, borderType=cv2.BORDER_REFLECT), dtype=np.float32)
-    levels = np.rint(tile / tile.std() * _GRAIN_LEVELS).astype(np.int16)
-    return np.tile(levels, (-(-height // 1024), -(-width // 1024)))[:height, :width]
+    levels = np.rint(tile / tile.std() * _GRAIN_LEVELS)
+    wide = np.tile(levels, -(-width // _GRAIN_SIDE))[:, :width, None]
+    return _as_pixels(np.maximum(wide, 0)), _as_pixels(np.maximum(-wide, 0))
+
+
+def _as_pixels(grey: NDArray[np.float32]) -> Pixels:
+    return np.repeat(grey.astype(np.uint8), 3, axis=2)
 
 
 def _watermarked(picture: Pixels) -> Pixels:

@@ -1,19 +1,29 @@
-"""The quality gate's bounds, in one place: which measures let a picture through to its customer.
+"""The quality gate: which measures let a picture through to its customer, and how good it is then.
 
-The defaults are meant for real photographs judged by AuraFace. Calibration belongs to the weights: another
-judge has other cosines, and a bundle whose pictures were measured carries its own bounds, `calibration.json`.
-Every entry of that file is optional and named as a field of `Thresholds`.
+All bounds stand here. The defaults are meant for real photographs judged by AuraFace. Calibration belongs to
+the weights: another judge has other cosines, and a bundle whose pictures were measured carries its own
+bounds, `calibration.json`. Every entry of that file is optional and named as a field of `Thresholds`. The
+preview engine has no weights; its bounds are `PREVIEW`.
 """
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 from typing import Final as Constant
 
 from pipelines.errors import Final
+
+LIKENESSES: Constant = ("strong likeness", "good likeness", "fair likeness")
+"""What a customer is told of a picture that passed, the best first."""
+
+UNRANKED: Constant = 0
+"""The rank of a picture whose likeness was not measured: the engine has nothing to compare it by."""
+
+BEST_RANK: Constant = 1
+LOWEST_RANK: Constant = 2 * len(LIKENESSES)
 
 # What a value may be at all: shares run from 0 to 1, cosines from -1 to 1.
 _RANGES: Constant = {
@@ -23,6 +33,7 @@ _RANGES: Constant = {
     "strong_similarity": (-1.0, 1.0),
     "max_clipped": (0.0, 1.0),
     "max_saturated": (0.0, 1.0),
+    "max_soft_edge": (0.0, 1.0),
 }
 _ORDERED: Constant = (
     ("min_similarity", "good_similarity"),
@@ -74,12 +85,31 @@ class Thresholds:
     """Steps in a* and b* that the cheeks lie further outside of natural skin colour than the selfie's do;
     about 2 is just noticeable."""
 
+    max_soft_edge: float = 0.10
+    """Share of half-transparent pixels where a person was cut out; good mattes have 0.01 to 0.05."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             _require_possible(field.name, getattr(self, field.name))
         for lower, upper in _ORDERED:
             if getattr(self, lower) > getattr(self, upper):
                 raise ValueError(f"{lower} is above {upper}")
+
+    def halved(self) -> Self:
+        """Bounds half as wide, likeness apart: what keeps within them keeps well away from these."""
+        middle = (self.min_texture + self.max_texture) / 2
+        return replace(
+            self,
+            max_second_face=self.max_second_face / 2,
+            min_sharpness=self.min_sharpness * 2,
+            min_texture=(self.min_texture + middle) / 2,
+            max_texture=(self.max_texture + middle) / 2,
+            max_clipped=self.max_clipped / 2,
+            max_saturated=self.max_saturated / 2,
+            max_cheek_distance=self.max_cheek_distance / 2,
+            max_unnatural_colour=self.max_unnatural_colour / 2,
+            max_soft_edge=self.max_soft_edge / 2,
+        )
 
     @classmethod
     def load(cls, path: Path | None) -> Self:
@@ -116,11 +146,17 @@ def _require_possible(name: str, value: Any) -> None:
         raise ValueError(f"{name} lies between {low} and {high}, not at {value!r}")
 
 
+# The preview engine's pictures are made of the selfie's own pixels, so these follow from what a selfie may be
+# (`faces`): a little less sharp after enlarging, a little brighter after relighting. Its sharpness is another
+# measure than insightface's.
+PREVIEW: Constant = Thresholds(max_second_face=0.25, min_sharpness=0.9, max_clipped=0.65)
+
+
 def problems(measures: Mapping[str, float], thresholds: Thresholds) -> tuple[str, ...]:
     """The codes of all bounds that the measures cross, each once; what was not measured crosses none.
 
     no_face, several_faces, not_alike, face_blurred, skin_too_smooth, skin_too_rough, face_too_bright,
-    oversaturated, skin_tone_drift. A value at its bound passes.
+    oversaturated, skin_tone_drift, soft_edge. A value at its bound passes.
     """
     no_upper, no_lower = math.inf, -math.inf
     bounds = (
@@ -134,6 +170,7 @@ def problems(measures: Mapping[str, float], thresholds: Thresholds) -> tuple[str
         ("saturated", no_lower, thresholds.max_saturated, "oversaturated"),
         ("cheek_distance", no_lower, thresholds.max_cheek_distance, "skin_tone_drift"),
         ("unnatural_colour", no_lower, thresholds.max_unnatural_colour, "skin_tone_drift"),
+        ("soft_edge", no_lower, thresholds.max_soft_edge, "soft_edge"),
     )
     crossed = (
         code for name, low, high, code in bounds if name in measures and not low <= measures[name] <= high
@@ -142,9 +179,22 @@ def problems(measures: Mapping[str, float], thresholds: Thresholds) -> tuple[str
 
 
 def likeness(similarity: float, thresholds: Thresholds) -> str:
-    """The likeness of a picture that passed, in words for its customer."""
+    """The likeness of a picture that passed, in words for its customer: one of LIKENESSES."""
+    strong, good, fair = LIKENESSES
     if similarity >= thresholds.strong_similarity:
-        return "strong likeness"
+        return strong
     if similarity >= thresholds.good_similarity:
-        return "good likeness"
-    return "fair likeness"
+        return good
+    return fair
+
+
+def rank(measures: Mapping[str, float], thresholds: Thresholds) -> int:
+    """How good a picture that passed is: BEST_RANK to LOWEST_RANK, or UNRANKED without a similarity.
+
+    Likeness decides. Of two that are called alike, the better one keeps within half of every other bound.
+    Coarse on purpose: it is kept with the picture, and is to say nothing about the face.
+    """
+    if "similarity" not in measures:
+        return UNRANKED
+    level = LIKENESSES.index(likeness(measures["similarity"], thresholds))
+    return BEST_RANK + 2 * level + bool(problems(measures, thresholds.halved()))

@@ -14,7 +14,8 @@ DENSITY: Final = 300  # dots an inch: what printers ask of a portrait
 DATA_MINING: Final = "http://ns.useplus.org/ldf/vocab/DMI-PROHIBITED"  # PLUS LDF, property Data Mining
 
 _XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"  # Adobe, XMP part 3, section 1.1.3.1
-_APP0, _APP1, _SOS, _EOI = 0xE0, 0xE1, 0xDA, 0xD9  # ITU-T T.81, table B.1
+_ICC: Final = b"ICC_PROFILE\0\x01\x01"  # ICC.1:2022, annex B.4: the first chunk of one
+_APP0, _APP1, _APP2, _SOS, _EOI = 0xE0, 0xE1, 0xE2, 0xDA, 0xD9  # ITU-T T.81, table B.1
 _JFIF: Final = b"JFIF\0"
 _PER_INCH: Final = 1  # JFIF 1.02, units of the density
 _MAX_PROPERTY: Final = 200
@@ -56,16 +57,23 @@ def mark(jpeg: bytes, source: SourceType) -> bytes:
 
     Raises ValueError when it does not begin as a JFIF file or has a packet already.
     """
-    segments = list(_segments(jpeg))
-    if not segments or segments[0][0] != _APP0 or not segments[0][1].startswith(_JFIF):
-        raise ValueError("not a JFIF file")
+    jfif = bytearray(_jfif_header(jpeg))
     if packet_of(jpeg):
         raise ValueError("this picture has an XMP packet already")
-    jfif = bytearray(segments[0][1])
     jfif[7:12] = bytes([_PER_INCH]) + DENSITY.to_bytes(2) * 2
     packet = _PACKET.format(tool=TOOL, mining=DATA_MINING, source=source).encode()
     rest = jpeg[2 + _length(jfif) :]
     return jpeg[:2] + _segment(_APP0, jfif) + _segment(_APP1, _XMP + packet) + rest
+
+
+def with_profile(jpeg: bytes, profile: bytes) -> bytes:
+    """The JPEG with an ICC profile (of less than 64 kB) behind its JFIF header.
+
+    Raises ValueError when it does not begin as a JFIF file.
+    """
+    header = _jfif_header(jpeg)
+    start = 2 + _length(header)
+    return jpeg[:start] + _segment(_APP2, _ICC + profile) + jpeg[start:]
 
 
 def packet_of(jpeg: bytes) -> bytes:
@@ -95,6 +103,13 @@ def property_of(packet: bytes, name: str) -> str:
 def source_of(jpeg: bytes) -> SourceType:
     """What `mark` wrote into the picture. Raises ValueError when it says nothing, or something else."""
     return SourceType(property_of(packet_of(jpeg), "Iptc4xmpExt:DigitalSourceType"))
+
+
+def _jfif_header(jpeg: bytes) -> bytes:
+    marker, body = next(_segments(jpeg), (0, b""))
+    if marker != _APP0 or not body.startswith(_JFIF):
+        raise ValueError("not a JFIF file")
+    return body
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,16 +1,16 @@
-"""The gate between a rendered picture and its customer."""
+"""What a picture of the preview engine is measured by; the bounds are `gate.PREVIEW`.
+
+No likeness: nothing here recognises anybody, and the face is the selfie's own.
+"""
 
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import faces
+from pipelines import faces, gate
 from pipelines.types import Face, Pixels, QualityReport
 
-MIN_SHARPNESS: Final = faces.MIN_SHARPNESS * 0.6  # what passed intake may lose a little by enlarging
-MAX_CLIPPED: Final = faces.MAX_CLIPPED + 0.1
-MAX_SOFT_EDGE: Final = 0.10  # share of half-transparent pixels; good mattes have 0.01 to 0.05
 CERTAIN: Final = 0.8  # a second face needs this score: shelves and leaves look like faces to Haar
 
 
@@ -21,30 +21,19 @@ def assess_headshot(pixels: Pixels, matte: NDArray[np.float32] | None = None) ->
     0 to 1, and absent where the picture kept its own background.
     """
     found = faces.find_faces(pixels)
-    main = _central(found, pixels)
-    rivals = [face for face in found if face is not main and face.score >= CERTAIN]
     measures = {"faces": float(len(found))}
-    problems = []
-    if main is None:
-        problems.append("no_face")
-    else:
+    if main := _central(found, pixels):
         patch = faces.face_patch(pixels, main)
+        rivals = [face for face in found if face is not main and face.score >= CERTAIN]
         measures |= {
+            "second_face": max(((face.width / main.width) ** 2 for face in rivals), default=0.0),
             "face_share": main.height / pixels.shape[0],
             "sharpness": faces.sharpness(patch),
             "clipped": float((patch >= 250).mean()),
         }
-        if any(face.width > main.width * faces.SECOND_FACE_AREA**0.5 for face in rivals):
-            problems.append("several_faces")
-        if measures["sharpness"] < MIN_SHARPNESS:
-            problems.append("face_blurred")
-        if measures["clipped"] > MAX_CLIPPED:
-            problems.append("face_too_bright")
     if matte is not None:
         measures["soft_edge"] = float(((matte > 0.05) & (matte < 0.95)).mean())
-        if measures["soft_edge"] > MAX_SOFT_EDGE:
-            problems.append("soft_edge")
-    return QualityReport(measures=measures, problems=tuple(problems))
+    return QualityReport(measures=measures, problems=gate.problems(measures, gate.PREVIEW))
 
 
 def _central(found: list[Face], pixels: Pixels) -> Face | None:

@@ -86,10 +86,16 @@ class ShotRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityReport:
-    """What was measured on a finished picture, and which measures are out of bounds (empty: it passed)."""
+    """What was measured on a finished picture, and which measures are out of bounds (empty: it passed).
+
+    `likeness` and `rank` are those of `gate`, "" and 0 where it did not pass or no likeness was measured.
+    They alone are kept; the measures end with the picture's making.
+    """
 
     measures: Mapping[str, float]
     problems: tuple[str, ...] = ()
+    likeness: str = ""
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

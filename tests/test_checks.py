@@ -34,7 +34,8 @@ def test_production_names_every_embedded_default_that_is_left(tmp_path: Path) ->
     assert refused.returncode != 0
     assert (
         "these still hold an embedded default: DATABASE_URL, BROKER_URL, ROOT_KEYS, RECEIPT_KEY, "
-        "PICTURE_KEY, PICTURE_CERTIFICATE, ENGINE, PAYMENTS, SITE_URL, ALLOWED_HOSTS" in refused.stderr
+        "PICTURE_KEY, PICTURE_CERTIFICATE, ENGINE, PAYMENTS, MAIL_SERVER, MAIL_FROM, SITE_URL, ALLOWED_HOSTS"
+        in refused.stderr
     )
 
 

@@ -322,7 +322,8 @@ PAGES = [
     Place("headshots.services.objects.create_keys", "/new", "UPLOAD"),
     Place("headshots.web.views.orders.find_by_token", "/o", "POST"),
     Place("headshots.web.views.maintenance.last_inspection", "/privacy"),
-    Place("headshots.web.views.licence_terms", "/terms"),
+    Place("headshots.web.views.licence_of", "/terms"),
+    Place("headshots.web.views.licence_of", "/licences/free"),
     Place("headshots.web.receipt_views.purge.find_deletion", "/receipts/7F3K-9QXD-2M5W-PZ8T"),
     Place("headshots.web.receipt_views.purge.find_deletion", "/receipts/7F3K-9QXD-2M5W-PZ8T/receipt.txt"),
     Place("headshots.web.receipt_views.signing.published_keys", "/verify"),
@@ -343,6 +344,11 @@ PAGES = [
 ]
 OPERATIONS = [
     Place("headshots.api.routes.styles.published_everywhere", "/api/v1/styles"),
+    Place("headshots.api.routes.sales.reason_against", "/api/v1/tiers"),
+    Place("headshots.api.routes.challenges.create", "/api/v1/challenge"),
+    Place("headshots.services.admission.network_of", "/api/v1/orders", "UPLOAD"),
+    Place("headshots.services.limits.hmac.digest", "/api/v1/orders", "UPLOAD"),
+    Place("headshots.services.challenges.spend", "/new", "UPLOAD"),
     Place("headshots.api.routes.orders.place", "/api/v1/orders", "UPLOAD"),
     Place("headshots.services.uploads.store_selfie", "/api/v1/orders", "UPLOAD"),
     Place("headshots.api.routes.orders.find", API),
@@ -423,6 +429,7 @@ def test_a_download_that_breaks_on_the_way_tells_nothing_of_anybody(
         ("headshots.render", "pipelines.preview._candidate"),
         ("headshots.sweep", "headshots.tasks.shots.sweep"),
         ("headshots.purge", "headshots.tasks.maintenance.run_pass"),
+        ("headshots.mail", "headshots.tasks.mails.run"),
     ],
 )
 def test_a_task_that_breaks_tells_nothing_of_anybody(

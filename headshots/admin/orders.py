@@ -1,4 +1,4 @@
-"""Staff screen of the orders: what became of each, and the two things staff may do: retry and purge."""
+"""Staff screen of the orders: what became of each, and what staff may do: retry, refund and purge."""
 
 import logging
 import uuid
@@ -14,11 +14,12 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from headshots.admin.base import ReadOnlyAdmin, actor_of, at, counted, length, span
+from headshots.admin.base import actor_of, at, counted, length, span
 from headshots.admin.order_tables import PURGE_STEPS, tables_of
+from headshots.admin.refunds import RefundActions
 from headshots.exceptions import Refusal, text_of
 from headshots.models import Order
-from headshots.services import audit, clock, orders, payments, purge
+from headshots.services import audit, clock, orders, payments, purge, staff_refunds
 from headshots.states import LIVE_STATES, OrderState, ShotState
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,8 @@ MAX_AT_ONCE: Final = 50  # a purge deletes objects before it answers: one reques
 
 
 @admin.register(Order)
-class OrderAdmin(ReadOnlyAdmin[Order]):
-    """Orders: read-only, with "Retry failed shots" and "Purge now"."""
+class OrderAdmin(RefundActions):
+    """Orders: read-only, with "Retry failed shots", "Refund" and "Purge now"."""
 
     change_form_template = "admin/headshots/order/change_form.html"
     list_display = (
@@ -46,7 +47,7 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
     list_filter = ("state", "tier")
     search_fields = ("receipt_id",)
     search_help_text = "Receipt number, or order id"
-    actions = ("retry_failed", "purge_now")
+    actions = ("retry_failed", "refund", "purge_now")
     fieldsets = (
         ("Order", {"fields": ("receipt_id", "id", "state", "refusal_code", "progress")}),
         ("Plan", {"fields": ("tier", "plan", "price_cents", "engine")}),
@@ -140,12 +141,14 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
         form_url: Any = "",
         obj: Any = None,
     ) -> HttpResponse:
-        """Django's page with the two actions as buttons and the tables below the fields."""
+        """Django's page with the actions as buttons and the tables below the fields."""
         if obj is not None:
             buttons = []
             can_retry = obj.failed and obj.state in LIVE_STATES and not payments.is_refunded(obj)
             if can_retry and self.has_retry_permission(request):
                 buttons.append(("retry_failed", "Retry failed shots"))
+            if self.has_refund_permission(request) and staff_refunds.left_cents(obj):
+                buttons.append(("refund", "Refund"))
             if self.has_purge_permission(request) and obj.state in LIVE_STATES:
                 buttons.append(("purge_now", "Purge now"))
             context.update(

@@ -16,6 +16,7 @@ from ninja.files import UploadedFile
 from ninja.security import HttpBearer
 
 from headshots.api.schemas import (
+    ChallengeOut,
     DeletionOut,
     ErrorOut,
     LinksOut,
@@ -24,13 +25,15 @@ from headshots.api.schemas import (
     ReceiptOut,
     ShotOut,
     StyleOut,
+    TierOut,
 )
 from headshots.exceptions import Refusal, retry_headers, text_of
 from headshots.models import Order
-from headshots.services import clock, delivery, export, orders, progress, purge, styles
+from headshots.services import challenges, clock, delivery, export, orders, progress, purge, sales, styles
+from headshots.services.admission import Visitor
 from headshots.services.consent import Consent
 from headshots.states import OrderState
-from headshots.tiers import TIERS
+from headshots.tiers import CURRENCY, TIERS
 from headshots.vault.envelope import Kind
 from pipelines.errors import Refused, Retryable
 
@@ -46,7 +49,7 @@ def _dressed(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRespons
         response = view(request, *args, **kwargs)
         if response.status_code == 405:
             allowed = ", ".join(sorted(response["Allow"].split(", ")))
-            response = error_response("method_not_allowed")
+            response = error_response(Refusal("method_not_allowed"))
             response["Allow"] = allowed
         response.headers.setdefault("Cache-Control", "no-store, private")
         return response
@@ -71,17 +74,20 @@ api = _Api(
     description=(
         "One selfie in, studio portraits out, nothing left after 24 hours.\n\n"
         "`POST /orders` answers with a token; send it as `Authorization: Bearer …` with every other call. "
+        "A free order brings a solved challenge of `GET /challenge`, and a network may place a few in an "
+        "hour: the status 429 says in `Retry-After` when the next. "
         "Poll `GET /orders/{id}` every two seconds until `state` is `ready`, `refused` or `failed`. "
         "Every error has the shape `{code, message, advice}`."
     ),
 )
 
-_ERRORS = {400: ErrorOut, 409: ErrorOut, 413: ErrorOut, 415: ErrorOut, 422: ErrorOut, 503: ErrorOut}
+_ERRORS = dict.fromkeys((400, 403, 409, 413, 415, 422, 429, 503), ErrorOut)
 _PRIVATE = {401: ErrorOut, 404: ErrorOut}
 _FIELD_CODES = {
     "selfie": "selfie_missing",
     "consent": "consent_missing",
     "tier": "unknown_tier",
+    "email": "bad_address",
     "order_id": "order_not_found",
     "index": "headshot_not_found",
 }
@@ -104,28 +110,28 @@ _token = OrderToken()
 ResponseT = TypeVar("ResponseT", HttpResponse, StreamingHttpResponse)
 
 
-def error_response(code: str) -> JsonResponse:
-    """The one error shape, for a code of `headshots.exceptions.TEXTS`."""
-    text = text_of(Refusal(code))
-    shape = {"code": code, "message": text.message, "advice": text.advice}
+def error_response(error: Refused) -> JsonResponse:
+    """The one error shape, for an error with a code of `headshots.exceptions.TEXTS`."""
+    text = text_of(error)
+    shape = {"code": error.code, "message": text.message, "advice": text.advice}
     return JsonResponse(shape, status=text.status, headers=retry_headers(text))
 
 
 @api.exception_handler(Refused)
 def _refused(request: HttpRequest, error: Refused) -> HttpResponse:
-    return error_response(error.code)
+    return error_response(error)
 
 
 @api.exception_handler(Retryable)
 def _busy(request: HttpRequest, error: Retryable) -> HttpResponse:
-    return error_response("busy")
+    return error_response(Refusal("busy"))
 
 
 @api.exception_handler(ValidationError)
 def _invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
     fields = [str(part) for problem in error.errors for part in problem["loc"]]
     code = next((_FIELD_CODES[field] for field in fields if field in _FIELD_CODES), "malformed_request")
-    return error_response(code)
+    return error_response(Refusal(code))
 
 
 @api.get("/styles", response=list[StyleOut], summary="The styles on offer")
@@ -142,6 +148,36 @@ def list_styles(request: HttpRequest) -> list[StyleOut]:
     ]
 
 
+@api.get("/tiers", response=list[TierOut], summary="The packs, and whether they are on sale here")
+def list_tiers(request: HttpRequest) -> list[TierOut]:
+    return [
+        TierOut(
+            slug=tier.slug,
+            name=tier.name,
+            headshots=tier.headshots,
+            long_edge=tier.long_edge,
+            is_watermarked=tier.is_watermarked,
+            price_cents=tier.price_cents,
+            currency=CURRENCY,
+            licence=tier.licence,
+            not_on_sale=sales.reason_against(tier) or None,
+        )
+        for tier in TIERS.values()
+    ]
+
+
+@api.get("/challenge", response=ChallengeOut, summary="A task to solve for a free order")
+def create_challenge(request: HttpRequest) -> dict[str, Any]:
+    """An ALTCHA challenge, version 2; every client and library of ALTCHA's solves it.
+
+    Derive PBKDF2-HMAC-SHA-256 keys of `keyLength` bytes, in `cost` rounds, from the password `nonce` followed
+    by a counter in four bytes, highest first, and from `salt`. Count up from 0 until a key begins with
+    `keyPrefix`; that comes before `data.steps`. The field `altcha` of `POST /orders` is the Base64 of
+    `{"challenge": this answer, "solution": {"counter": …, "derivedKey": …}}`. Bytes are in hexadecimal.
+    """
+    return challenges.create(clock.now())
+
+
 @api.post("/orders", response={201: OrderCreated, **_ERRORS}, summary="Place an order with one selfie")
 def place_order(
     request: HttpRequest,
@@ -152,6 +188,13 @@ def place_order(
         list[str],
         Form(alias="styles", description="style slugs, repeated or comma-separated; empty: all of the tier"),
     ] = [],  # noqa: B006 (ninja copies it)
+    email: Annotated[
+        str, Form(description="where mails about the order go; deleted with it; empty: none are sent")
+    ] = "",
+    altcha: Annotated[
+        str,
+        Form(description="for a free order: a solved challenge of `GET /challenge`, a new one for every try"),
+    ] = "",
     idempotency_key: Annotated[
         uuid.UUID | None,
         Header(alias="Idempotency-Key", description="a UUID; a second order with it is refused"),
@@ -165,6 +208,8 @@ def place_order(
         style_slugs=[slug.strip() for entry in chosen for slug in entry.split(",") if slug.strip()],
         agreed=Consent(is_given=consent, is_adult=consent),
         upload_id=idempotency_key,
+        address=email,
+        visitor=Visitor.of(request.META, altcha),
         now=now,
     )
     shown = _order_out(placed.order, now)
@@ -192,8 +237,10 @@ def download_headshot(
     """`preview=true` gives the same picture 448 pixels wide."""
     now = clock.now()
     kind = Kind.PREVIEW if preview else Kind.HEADSHOT
-    jpeg = delivery.open_headshot(_order(request, order_id, now), index, kind, now)
-    return _private(HttpResponse(jpeg, content_type="image/jpeg"), f"headshot-{index:02d}.jpg")
+    order = _order(request, order_id, now)
+    jpeg = delivery.open_headshot(order, index, kind, now)
+    name = f"headshot-{delivery.place_of(order, index):02d}.jpg"
+    return _private(HttpResponse(jpeg, content_type="image/jpeg"), name)
 
 
 @api.get(
@@ -276,7 +323,10 @@ def _order_out(order: Order, now: datetime) -> OrderOut:
     return OrderOut(
         **{
             name: getattr(view, name)
-            for name in ("id", "state", "headshots", "done", "failed", "percent", "created_at", "expires_at")
+            for name in (
+                *("id", "state", "headshots", "done", "compared", "failed", "percent"),
+                *("created_at", "expires_at"),
+            )
         },
         tier=view.tier.slug,
         seconds_left=view.seconds_left,
@@ -303,12 +353,14 @@ def _shot_out(order: Order, shot: progress.ShotView) -> ShotOut:
     url = _absolute("api:download_headshot", order.id, shot.index) if shot.state == "done" else None
     return ShotOut(
         index=shot.index,
+        place=shot.place,
         style=shot.style,
         state=shot.state,
         width=shot.width,
         height=shot.height,
         url=url,
         preview_url=url and f"{url}?preview=true",
+        likeness=shot.likeness or None,
     )
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from ninja import Field, Schema
 
+from pipelines.gate import LIKENESSES
+
 OrderStateName = Literal["assessing", "refused", "awaiting_payment", "queued", "rendering", "ready", "failed"]
 
 
@@ -25,6 +27,41 @@ class StyleOut(Schema):
     version: int = Field(description="an order keeps the version it was placed with")
 
 
+class TierOut(Schema):
+    slug: str
+    name: str
+    headshots: int
+    long_edge: int = Field(description="pixels of each picture's longer side")
+    is_watermarked: bool = Field(description="whether the pictures carry a visible mark")
+    price_cents: int = Field(description="for the whole pack, once")
+    currency: str
+    licence: str
+    not_on_sale: str | None = Field(None, description="why it cannot be ordered here yet; null when it can")
+
+
+class ChallengeDataOut(Schema):
+    steps: int = Field(description="the solution's counter is smaller")
+
+
+class ChallengeParametersOut(Schema):
+    algorithm: Literal["PBKDF2/SHA-256"]
+    nonce: str
+    salt: str
+    cost: int = Field(description="rounds of one derivation")
+    keyLength: int = Field(description="bytes")
+    keyPrefix: str = Field(description="what the solution's derived key begins with")
+    keySignature: str
+    expiresAt: int = Field(description="seconds since 1970")
+    data: ChallengeDataOut
+
+
+class ChallengeOut(Schema):
+    """Sent back as it is, with its solution."""
+
+    parameters: ChallengeParametersOut
+    signature: str
+
+
 class LinksOut(Schema):
     self: str
     archive: str = Field(description="ZIP of all finished pictures")
@@ -38,13 +75,21 @@ class LinksOut(Schema):
 
 
 class ShotOut(Schema):
-    index: int = Field(description="1 to the number of headshots")
+    index: int = Field(description="the picture's number in its address, which stays; spares have one, too")
+    place: int | None = Field(
+        None, description="counted from the best, 1; may change until the order is ready; null until done"
+    )
     style: str
     state: Literal["waiting", "rendering", "done", "failed"]
     width: int | None = None
     height: int | None = None
     url: str | None = Field(None, description="the JPEG, once it is done")
     preview_url: str | None = Field(None, description="the same, 448 pixels wide")
+    likeness: str | None = Field(
+        None,
+        description=f"{', '.join(LIKENESSES)}: judged by a face recogniser that had no part in making it; "
+        "null until done, and where the engine measures none",
+    )
 
 
 class OrderOut(Schema):
@@ -52,8 +97,9 @@ class OrderOut(Schema):
     state: OrderStateName
     tier: str
     headshots: int
-    done: int
-    failed: int
+    done: int = Field(description="delivered")
+    compared: int = Field(description="passed, and wait until the best are certain")
+    failed: int = Field(description="promised pictures that will not come any more")
     percent: int
     created_at: datetime
     expires_at: datetime = Field(description="after this moment nothing of the order can be read")
@@ -68,7 +114,7 @@ class OrderOut(Schema):
     problem: ErrorOut | None = Field(None, description="why the photo was refused; it is erased by then")
     refunded_cents: int
     receipt_id: str
-    shots: list[ShotOut]
+    shots: list[ShotOut] = Field(description="as many as promised; delivered ones first, the best before")
     links: LinksOut
 
 

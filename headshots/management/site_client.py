@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import altcha
+
 from pipelines.errors import PipelineError
 
 POLL_SECONDS: Final = 0.3
@@ -29,9 +31,21 @@ class SiteClient:
     base_url: str
     jar: http.cookiejar.CookieJar = field(default_factory=http.cookiejar.CookieJar)
 
-    def place(self, selfie: bytes, *, tier: str, styles: tuple[str, ...] = ()) -> dict[str, Any]:
-        """POST /api/v1/orders: the created order with its token. Raises SiteError with the refusal's code."""
-        fields = [("tier", tier), ("consent", "true"), *(("styles", slug) for slug in styles)]
+    def place(
+        self, selfie: bytes, *, tier: str, styles: tuple[str, ...] = (), email: str = ""
+    ) -> dict[str, Any]:
+        """POST /api/v1/orders: the created order with its token. Raises SiteError with the refusal's code.
+
+        A free one is worked for first: GET /api/v1/challenge, solved on one core.
+        """
+        fields = [
+            ("tier", tier),
+            ("consent", "true"),
+            ("email", email),
+            *(("styles", slug) for slug in styles),
+        ]
+        if tier == "free":
+            fields.append(("altcha", self._worked_for()))
         body, content_type = _multipart(fields, selfie)
         answer = self._call("POST", "/api/v1/orders", body=body, headers={"Content-Type": content_type})
         order: dict[str, Any] = json.loads(answer)
@@ -86,6 +100,13 @@ class SiteClient:
         except (SiteError, OSError):
             return False
         return True
+
+    def _worked_for(self) -> str:
+        challenge = altcha.Challenge.from_dict(json.loads(self._call("GET", "/api/v1/challenge")))
+        solution = altcha.solve_challenge(challenge)
+        if solution is None:
+            raise SiteError("timeout", "the challenge was not solved in time")
+        return altcha.Payload(challenge, solution).to_base64()
 
     def _submit(self, path: str, page: str, fields: dict[str, str]) -> None:
         found = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page)

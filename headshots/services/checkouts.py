@@ -16,7 +16,7 @@ from headshots.hints import Task, enqueue
 from headshots.models import Order, Payment
 from headshots.payments import provider as provider_named
 from headshots.payments.types import Bill, Checkout, CheckoutStatus, Provider, ProviderAway, ProviderRefused
-from headshots.services import estimates, payments
+from headshots.services import estimates, payments, sales
 from headshots.services.payments import Outcome
 from headshots.states import OrderState
 from headshots.tiers import TIERS
@@ -46,11 +46,13 @@ class Pages:
 def require_open(order: Order, now: datetime) -> Payment:
     """The payment of an order that may be paid now.
 
-    Raises Refusal: not_payable; too_late_to_pay or queue_full when the pictures would not come in time.
+    Raises Refusal: not_payable; not_on_sale; too_late_to_pay or queue_full when the pictures would not come
+    in time.
     """
     payment = payments.payable(order)
     if order.state != OrderState.AWAITING_PAYMENT:
         raise Refusal("not_payable")
+    sales.require_on_sale(TIERS[order.tier])
     if order.expires_at - now < PAGE_LIFE + estimates.PAYMENT_MARGIN:
         raise Refusal("too_late_to_pay")
     estimates.require_room(TIERS[order.tier], order.expires_at, now)

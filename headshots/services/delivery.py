@@ -5,8 +5,7 @@ from datetime import datetime
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Shot
-from headshots.services import objects, payments, purge, tombstones, zips
-from headshots.services.licences import licence_text
+from headshots.services import guarantee, licences, objects, payments, purge, tombstones, zips
 from headshots.states import ShotState
 from headshots.vault.envelope import Kind
 
@@ -31,18 +30,28 @@ def open_headshot(order: Order, index: int, kind: Kind, now: datetime) -> bytes:
     return objects.read(stored, now)
 
 
-def file_name(shot: Shot) -> str:
+def file_name(place: int, shot: Shot) -> str:
     """What a picture is called on the customer's disk: place and style, nothing about the person."""
-    return f"headshot-{shot.index:02d}-{shot.style_version.style.slug}.jpg"
+    return f"headshot-{place:02d}-{shot.style_version.style.slug}.jpg"
+
+
+def place_of(order: Order, index: int) -> int:
+    """Which of the order's pictures one is, the best being 1.
+
+    Raises Refusal("headshot_not_found") when it was not delivered.
+    """
+    delivered = Shot.objects.filter(order=order, state=ShotState.DONE)
+    fields = delivered.only("index", "rank", "style_version")
+    for place, shot in enumerate(guarantee.best_first(fields), start=1):
+        if shot.index == index:
+            return place
+    raise Refusal("headshot_not_found")
 
 
 def finished_shots(order: Order) -> list[Shot]:
-    """The pictures that exist, in order."""
-    return list(
-        Shot.objects.filter(order=order, state=ShotState.DONE).select_related(
-            "style_version__style", "headshot__order"
-        )
-    )
+    """The pictures that were delivered, the best first."""
+    delivered = Shot.objects.filter(order=order, state=ShotState.DONE)
+    return guarantee.best_first(delivered.select_related("style_version__style", "headshot__order"))
 
 
 def stream_archive(order: Order, now: datetime) -> Iterator[bytes]:
@@ -61,7 +70,7 @@ def stream_archive(order: Order, now: datetime) -> Iterator[bytes]:
 
 
 def _entries(order: Order, shots: list[Shot], now: datetime) -> Iterator[tuple[str, bytes]]:
-    yield "LICENCE.txt", licence_text(order).encode()
-    for shot in shots:
+    yield licences.FILE_NAME, licences.grant(order, now).text.encode()
+    for place, shot in enumerate(shots, start=1):
         assert shot.headshot is not None  # a DONE shot has one; the purge ends the order first
-        yield file_name(shot), objects.read(shot.headshot, now)
+        yield file_name(place, shot), objects.read(shot.headshot, now)

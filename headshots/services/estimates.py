@@ -15,8 +15,8 @@ from django.db.models import Max, Min, Sum
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Shot, ShotQuerySet
-from headshots.services import fair_queue, queue_clock
-from headshots.states import WORKING_STATES, OrderState, ShotState
+from headshots.services import fair_queue, guarantee, queue_clock
+from headshots.states import MADE_STATES, WORKING_STATES, OrderState, ShotState
 from headshots.tiers import Tier
 
 SAMPLE: Final = 100  # shots: two premium packs
@@ -24,7 +24,7 @@ LEAST_SAMPLE: Final = 3
 WINDOW: Final = timedelta(minutes=30)  # older shots may have been made by workers that are gone
 SILENCE: Final = timedelta(minutes=3)  # no lease and no picture for so long: nobody is working
 USUAL_STEPS: Final = 30  # of an order that has no plan yet
-PAYMENT_MARGIN: Final = timedelta(minutes=30)  # pictures that come later are not worth paying for
+PAYMENT_MARGIN: Final = guarantee.DEADLINE  # what would come later is not worth paying for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,10 @@ class Estimate:
 def speed(now: datetime) -> Speed | None:
     """How fast pictures are made; None when too few were finished lately, or when nobody works any more."""
     done = Shot.objects.filter(
-        state=ShotState.DONE, finished_at__gt=now - WINDOW, finished_at__lte=now
+        state__in=MADE_STATES,
+        render_seconds__isnull=False,
+        finished_at__gt=now - WINDOW,
+        finished_at__lte=now,
     ).order_by("-finished_at")
     newest = [
         (finished_at, seconds, work, tier)
@@ -118,7 +121,7 @@ def of_newcomer(tier: Tier, now: datetime) -> Estimate | None:
     measured = speed(now)
     if measured is None:
         return None
-    works = [fair_queue.work_of(USUAL_STEPS, tier.long_edge)] * tier.headshots
+    works = [fair_queue.work_of(USUAL_STEPS, tier.long_edge)] * tier.planned
     start = fair_queue.start_of(queue_clock.read(queue_clock.CLOCK), queue_clock.read(tier.slug))
     under_way = _work_under_way(now)
     start_seconds = (_work_before(start) + under_way) / measured.work_per_second

@@ -18,6 +18,9 @@ from headshots.models import (
     AuditEntry,
     ConsentRecord,
     Dispute,
+    LicenceGrant,
+    Mail,
+    MailAddress,
     Order,
     OrderKey,
     Payment,
@@ -29,7 +32,9 @@ from headshots.models import (
 )
 from headshots.services import (
     consent,
+    contacts,
     delivery,
+    guarantee,
     objects,
     orders,
     payments,
@@ -54,6 +59,9 @@ GIVEN: Final[Mapping[type[Model], Sequence[str]]] = {
         *("versions_deleted", "uploads_deleted", "late_writes"),
     ),
     ConsentRecord: ("text_version", "text_sha256", "is_adult", "given_at"),
+    LicenceGrant: ("version", "text", "sha256", "granted_at"),
+    MailAddress: (),
+    Mail: ("kind", "state", "attempts", "not_before", "created_at", "sent_at"),
     OrderKey: ("role",),
     StoredObject: ("id", "kind", "index", "generation", "state", "size_bytes", "sha256", "created_at"),
     Selfie: ("index", "received_at"),
@@ -61,7 +69,7 @@ GIVEN: Final[Mapping[type[Model], Sequence[str]]] = {
     Shot: (
         *("index", "state", "seed", "attempts", "error_code", "width", "height"),
         *("render_seconds", "not_before", "lease_until", "lease_token", "finished_at"),
-        *("work", "virtual_offset", "virtual_finish"),
+        *("work", "virtual_offset", "virtual_finish", "likeness", "rank"),
     ),
     Payment: (
         *("provider", "reference", "amount_cents", "currency", "state", "created_at", "paid_at"),
@@ -89,6 +97,13 @@ KEPT_BACK: Final[Mapping[type[Model], Mapping[str, str]]] = {
         **dict.fromkeys(("settles_at", "purged_at", "tombstoned_at"), _AFTER_THE_END),
     },
     ConsentRecord: {"id": _ROW_NUMBER, "order": _NESTED},
+    LicenceGrant: {"id": _ROW_NUMBER, "order": _NESTED},
+    MailAddress: {
+        "id": _ROW_NUMBER,
+        "order": _NESTED,
+        "sealed": "the address is given in clear; the private link beside it is the customer's already",
+    },
+    Mail: {"id": _ROW_NUMBER, "order": _NESTED},
     OrderKey: {"id": _ROW_NUMBER, "order": _NESTED, "wrapped": "a key, though an encrypted one"},
     StoredObject: {"order": _NESTED},
     Selfie: {"id": _ROW_NUMBER, "order": _NESTED, "stored": _NESTED},
@@ -134,16 +149,26 @@ def _entries(
     yield DATA_FILE, json.dumps(facts, cls=DjangoJSONEncoder, indent=1, ensure_ascii=False).encode()
     if selfie is not None:
         yield SELFIE_FILE, selfie
+    places = _places(shots)
     for shot in shots:
-        for name, stored in _pictures(shot):
+        for name, stored in _pictures(shot, places):
             yield name, objects.read(stored, now)
 
 
-def _pictures(shot: Shot) -> Iterator[tuple[str, StoredObject]]:
-    """The pictures of a shot that exist, with their names in the ZIP."""
+def _places(shots: Sequence[Shot]) -> dict[int, int]:
+    """The delivered shots among these, and which each is, counted from the best."""
+    delivered = guarantee.best_first(shot for shot in shots if shot.state == ShotState.DONE)
+    return {shot.pk: place for place, shot in enumerate(delivered, start=1)}
+
+
+def _pictures(shot: Shot, places: Mapping[int, int]) -> Iterator[tuple[str, StoredObject]]:
+    """The delivered pictures of a shot, with their names in the ZIP.
+
+    One that is still compared with others is not among them: it is delivered or deleted within minutes.
+    """
     for folder, stored in (("headshots", shot.headshot), ("previews", shot.preview)):
-        if stored and shot.state == ShotState.DONE:
-            yield f"{folder}/{delivery.file_name(shot)}", stored
+        if stored and shot.pk in places:
+            yield f"{folder}/{delivery.file_name(places[shot.pk], shot)}", stored
 
 
 def _selfie(order: Order, now: datetime) -> bytes | None:
@@ -176,6 +201,7 @@ def _facts(order: Order, shots: Sequence[Shot], *, has_selfie: bool, now: dateti
     agreed = ConsentRecord.objects.get(order=order)
     selfies = Selfie.objects.filter(order=order).order_by("index")
     keys = OrderKey.objects.filter(order=order).order_by("role").values_list("role", flat=True)
+    places = _places(shots)
     return {
         "format": FORMAT,
         "made_at": now,
@@ -185,9 +211,14 @@ def _facts(order: Order, shots: Sequence[Shot], *, has_selfie: bool, now: dateti
             **_given(agreed),
             "text": consent.TEXT if agreed.text_sha256 == consent.TEXT_SHA256 else None,
         },
+        "licences": _each(LicenceGrant.objects.filter(order=order)),
+        "mail": {
+            "address": _address(order, now),
+            "mails": _each(Mail.objects.filter(order=order).order_by("created_at", "pk")),
+        },
         "selfies": [{**_given(selfie), "file": SELFIE_FILE if has_selfie else None} for selfie in selfies],
         "styles": _styles(shots),
-        "shots": [_shot(order, shot) for shot in shots],
+        "shots": [_shot(order, shot, places) for shot in shots],
         "keys": [Role(role).name.lower() for role in keys],
         "stored_objects": _each(
             StoredObject.objects.filter(order=order).order_by("kind", "index", "created_at")
@@ -205,6 +236,12 @@ def _facts(order: Order, shots: Sequence[Shot], *, has_selfie: bool, now: dateti
             for entry in AuditEntry.objects.filter(reference=order.receipt_id).order_by("seq")
         ],
     }
+
+
+def _address(order: Order, now: datetime) -> str | None:
+    """Where the order's mails go. Raises NotFound when the order has ended, Retryable("store_away")."""
+    contact = contacts.open_contact(order, now)
+    return contact.address if contact else None
 
 
 def _deletion(order: Order) -> dict[str, datetime]:
@@ -228,13 +265,13 @@ def _styles(shots: Sequence[Shot]) -> list[dict[str, Any]]:
     ]
 
 
-def _shot(order: Order, shot: Shot) -> dict[str, Any]:
+def _shot(order: Order, shot: Shot, places: Mapping[int, int]) -> dict[str, Any]:
     return {
         **_given(shot),
         "style": shot.style_version.style.slug,
         "style_number": shot.style_version.number,
         "planned_seeds": orders.seeds_of(order, shot.style_version_id, shot.index),
-        "files": [name for name, _ in _pictures(shot)],
+        "files": [name for name, _ in _pictures(shot, places)],
     }
 
 
@@ -245,6 +282,6 @@ def _each(rows: Iterable[Model]) -> list[dict[str, Any]]:
 def _given(row: Model) -> dict[str, Any]:
     """The columns of a row that are given out; numbers that stand for a kind of object by its name."""
     given = {name: getattr(row, name) for name in GIVEN[type(row)]}
-    if "kind" in given:
+    if isinstance(row, StoredObject):
         given["kind"] = Kind(given["kind"]).name.lower()
     return given

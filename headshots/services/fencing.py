@@ -16,7 +16,7 @@ from django.db.models import F, Max, Q
 
 from headshots.faults import faultpoint
 from headshots.models import Order, Shot, StoredObject
-from headshots.services import audit, incarnation, objects, shredding, tombstones
+from headshots.services import audit, farewells, incarnation, objects, shredding, tombstones
 from headshots.states import OrderState, ShotState
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def end_safely(order_ids: Sequence[uuid.UUID], now: datetime) -> int:
 def _end(orders: Sequence[Order], now: datetime) -> int:
     unfenced = [order for order in orders if order.state != OrderState.PURGING]
     restored = {order.pk for order in unfenced if incarnation.is_restored() and tombstones.exists(order.pk)}
-    with transaction.atomic():
+    with farewells.after_shredding(orders, now), transaction.atomic():
         begun = _fence([order for order in unfenced if order.pk not in restored], "expired", now)
         begun += _fence([order for order in unfenced if order.pk in restored], "restored", now)
         fenced = list(Order.objects.filter(pk__in=[order.pk for order in orders], state=OrderState.PURGING))

@@ -14,7 +14,16 @@ from django.db import connections
 from django.db.models import Q
 
 from headshots.models import Heartbeat, Inspection
-from headshots.services import clock, incarnation, purge, tombstones, verification
+from headshots.services import (
+    challenges,
+    clock,
+    farewells,
+    incarnation,
+    limits,
+    purge,
+    tombstones,
+    verification,
+)
 from headshots.services.purge import Tally
 
 log = logging.getLogger(__name__)
@@ -51,6 +60,7 @@ def start() -> None:
     boot = _Boot(clock.system_time())
     _boot.append(boot)
     threading.Thread(target=_rounds, args=(boot,), name="maintenance", daemon=True).start()
+    farewells.start()
 
 
 def problem() -> str:
@@ -66,8 +76,10 @@ def wait_for_boot(seconds: float) -> bool:
 
 
 def run_pass(now: datetime) -> Tally:
-    """What every caller of the purge does: one pass of it, and the inspection when that is due."""
+    """What every caller of the purge does: one pass of it, the end of short-lived rows, a due inspection."""
     tally = purge.run(now)
+    challenges.prune(now)
+    limits.prune(now)
     if _claim(INSPECTION, now, INSPECTION_INTERVAL):
         try:
             verification.record(verification.inspect(now))

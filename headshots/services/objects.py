@@ -20,7 +20,7 @@ from headshots.vault.cache import OrderKeys
 from headshots.vault.envelope import Kind, ObjectName, Role, open_object, role_of, seal_object
 from headshots.vault.epochs_ring import MemoryShelf, RingEpochs, Shelf
 from headshots.vault.errors import BlobMissing, KeyGone, StoreAway, Unreadable
-from headshots.vault.keys import EpochStore, RootRing, new_order_key
+from headshots.vault.keys import EpochStore, RootRing, new_order_key, open_order_key
 from pipelines.errors import Retryable
 
 
@@ -167,6 +167,45 @@ def read(stored: StoredObject, now: datetime) -> bytes:
             with _order_key(stored.order, role_of(Kind(stored.kind)), now) as key:
                 return open_object(key, name_of(stored), sealed)
     except (BlobMissing, Unreadable) as error:
+        raise NotFound from error
+
+
+def seal_for_row(order: Order, name: ObjectName, plaintext: bytes, now: datetime) -> bytes:
+    """What a row may hold of an order instead of the store: sealed under the key of the name's kind.
+
+    Raises NotFound when the order is not live, Retryable("store_away").
+    """
+    with _retried(), _order_key(order, role_of(name.kind), now) as key:
+        return bytes(seal_object(key, name, plaintext))
+
+
+def open_from_row(order: Order, name: ObjectName, sealed: bytes, now: datetime) -> bytes:
+    """The plaintext of what `seal_for_row` gave; raises as `read` does."""
+    try:
+        with _retried(), _order_key(order, role_of(name.kind), now) as key:
+            return open_object(key, name, sealed)
+    except Unreadable as error:
+        raise NotFound from error
+
+
+def open_at_the_end(order: Order, name: ObjectName, sealed: bytes) -> bytes:
+    """The same for an order that has ended, until its key is shredded; the clear key is kept nowhere.
+
+    Only for what must be known after the deletion has begun: where its last mail goes. Raises NotFound,
+    StoreAway.
+    """
+    try:
+        row = OrderKey.objects.get(order=order, role=role_of(name.kind))
+        key = open_order_key(
+            epochs(),
+            bytes(row.wrapped),
+            order_id=order.pk,
+            role=role_of(name.kind),
+            epoch=order.epoch,
+            not_after=order.not_after,
+        )
+        return open_object(key, name, sealed)
+    except (OrderKey.DoesNotExist, Unreadable) as error:
         raise NotFound from error
 
 

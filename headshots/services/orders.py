@@ -16,23 +16,29 @@ from django.db import IntegrityError, transaction
 from headshots.exceptions import NotFound, Refusal
 from headshots.faults import faultpoint
 from headshots.hints import Task, enqueue
-from headshots.models import ConsentRecord, Order, Payment, Shot, StyleVersion
+from headshots.models import ConsentRecord, Mail, Order, Payment, Shot, StyleVersion
 from headshots.services import (
+    admission,
     audit,
     clock,
     consent,
+    contacts,
     estimates,
     fair_queue,
     fencing,
+    guarantee,
     incarnation,
+    licences,
+    mails,
     objects,
     payments,
     purge,
     queue_clock,
+    sales,
     styles,
     uploads,
 )
-from headshots.states import OrderState, ShotState
+from headshots.states import OPEN_STATES, WORKING_STATES, OrderState, ShotState
 from headshots.tiers import TIERS, Tier
 from headshots.vault.keys import epoch_of, not_after_of
 from headshots.vault.receipts import new_receipt_id
@@ -60,10 +66,14 @@ def place(
     agreed: consent.Consent,
     upload_id: uuid.UUID | None,
     now: datetime,
+    address: str = "",
+    visitor: admission.Visitor | None = None,
 ) -> Placed:
     """Take one selfie and place an order for it: plan frozen, photo sealed, assessment under way.
 
-    Raises Refusal (its code says what the customer can do); nothing was stored then.
+    `address` is where its mails go; empty for none. `visitor` is who sends it over the network; None when a
+    program of ours places it. Raises Refusal (its code says what the customer can do); nothing of the order
+    was stored then.
     """
     if not (agreed.is_given and agreed.is_adult):
         raise Refusal("consent_missing")
@@ -73,10 +83,14 @@ def place(
     tier = TIERS.get(tier_slug)
     if tier is None:
         raise Refusal("unknown_tier")
+    address = contacts.checked(address)
+    sales.require_on_sale(tier)
     versions = styles.chosen(tier, style_slugs)
     if upload_id and Order.objects.filter(upload_id=upload_id).exists():
         raise Refusal("already_ordered")
     estimates.require_room(tier, not_after_of(epoch_of(now)) - SERVICE_MARGIN, now)
+    if visitor:
+        admission.admit(visitor, tier, now)
     clean = uploads.clean(raw)
     faultpoint("upload.cleaned")
 
@@ -84,6 +98,8 @@ def place(
     order = _new_order(tier, upload_id, token, now)
     try:
         with transaction.atomic():
+            if visitor:
+                admission.count(visitor, tier, now)
             order.save(force_insert=True)
             ConsentRecord.objects.create(
                 order=order,
@@ -92,7 +108,10 @@ def place(
                 is_adult=agreed.is_adult,
                 given_at=now,
             )
+            licences.grant(order, now)
             objects.create_keys(order, now)
+            if address:
+                contacts.keep(order, contacts.Contact(address=address, token=token), now)
             Shot.objects.bulk_create(_plan(order, versions, now))
             if tier.price_cents:
                 payments.open_payment(order, now)
@@ -135,8 +154,8 @@ def _new_order(tier: Tier, upload_id: uuid.UUID | None, token: str, now: datetim
 
 
 def _plan(order: Order, versions: Sequence[StyleVersion], now: datetime) -> list[Shot]:
-    """The shots, styles taken in turn so that the first pictures already show the variety."""
-    styled = [versions[place % len(versions)] for place in range(order.headshots)]
+    """The shots: styles in turn, so that the first pictures already show the variety; spares come last."""
+    styled = [versions[place % len(versions)] for place in range(TIERS[order.tier].planned)]
     works = [fair_queue.work_of(version.num_inference_steps, order.long_edge) for version in styled]
     offsets = fair_queue.offsets(works, TIERS[order.tier])
     return [
@@ -244,16 +263,28 @@ def resume(now: datetime) -> None:
             log.error("refused order %s could not be erased: %s", order.pk, type(error).__name__)
 
 
-@transaction.atomic
 def finish(order_id: uuid.UUID, now: datetime) -> None:
-    """Close an order whose shots are all final, in a transaction of its own; refund what failed."""
-    shots = Shot.objects.filter(order_id=order_id)
-    if shots.exclude(state__in=(ShotState.DONE, ShotState.FAILED)).exists():
+    """What follows when a shot came to its end: deliver what is decided, and close the order after its last.
+
+    Pictures that are not needed are deleted then, and what is missing is refunded.
+    """
+    with transaction.atomic():
+        working = Order.objects.select_for_update().filter(pk=order_id, state__in=WORKING_STATES)
+        for order in working:
+            guarantee.settle(order)
+            _close(order, now)
+    guarantee.erase_surplus([order_id])
+
+
+def _close(order: Order, now: datetime) -> None:
+    shots = Shot.objects.filter(order=order)
+    if shots.filter(state__in=(*OPEN_STATES, ShotState.KEPT)).exists():
         return
     target = OrderState.READY if shots.filter(state=ShotState.DONE).exists() else OrderState.FAILED
-    if Order.objects.filter(pk=order_id).move(target, finished_at=now):
+    if Order.objects.filter(pk=order.pk).move(target, finished_at=now):
+        mails.queue(order.pk, Mail.Kind.READY if target == OrderState.READY else Mail.Kind.FAILED, now)
         faultpoint("finish.moved")
-        payments.refund_missing(Order.objects.get(pk=order_id), now)
+        payments.refund_missing(order, now)
         faultpoint("finish.refunded")
 
 
@@ -261,12 +292,17 @@ def finish(order_id: uuid.UUID, now: datetime) -> None:
 def retry_failed(order: Order, *, actor: str, now: datetime) -> int:
     """Staff: give failed shots three fresh attempts. The count of shots revived; 0 once money went back.
 
+    Also 0 for an order that lacks nothing, and for one whose deadline has come.
+
     Raises Refusal("selfie_deleted") for an order whose photo is gone already.
     """
     if payments.is_refunded(order):
         return 0
-    finished = Order.objects.live(now).filter(pk=order.pk, state__in=(OrderState.READY, OrderState.FAILED))
-    if not finished.exists():
+    finished = Order.objects.live(now + guarantee.DEADLINE).filter(
+        pk=order.pk, state__in=(OrderState.READY, OrderState.FAILED)
+    )
+    delivered = Shot.objects.filter(order=order, state=ShotState.DONE).count()
+    if delivered >= order.headshots or not finished.exists():
         return 0
     if not finished.select_for_update().filter(selfie_shredded_at=None).exists():
         raise Refusal("selfie_deleted")

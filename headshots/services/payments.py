@@ -17,10 +17,10 @@ from django.db import transaction
 from headshots.exceptions import Refusal
 from headshots.faults import faultpoint
 from headshots.hints import Task, enqueue
-from headshots.models import Dispute, Order, Payment, PaymentEvent, Refund, Shot
+from headshots.models import Dispute, Mail, Order, Payment, PaymentEvent, Refund, Shot
 from headshots.payments import provider as provider_named
 from headshots.payments.types import Return
-from headshots.services import audit, estimates, queue_clock
+from headshots.services import audit, estimates, mails, queue_clock
 from headshots.states import OrderState, ShotState
 from headshots.tiers import CURRENCY, TIERS
 
@@ -182,8 +182,7 @@ def refund_missing(order: Order, now: datetime) -> int:
     payment = _paid(order)
     if payment is None:
         return 0
-    delivered = Shot.objects.filter(order=order, state=ShotState.DONE).values_list("index", flat=True)
-    missing = set(range(1, order.headshots + 1)) - set(delivered)
+    _, missing = _paid_for(order)
     # One that failed counts as given: it would only fail again, and staff were told.
     return _give_back(
         payment,
@@ -203,7 +202,7 @@ def refund(order: Order, *, pictures: Iterable[int] | None = None, actor: str, n
     deleted. Raises Refusal: headshot_not_found for an index it does not have, not_refundable when it was not
     paid or nothing of what is asked for is left.
     """
-    every = set(range(1, order.headshots + 1))
+    every = set().union(*_paid_for(order))
     chosen = every if pictures is None else set(pictures)
     if not chosen <= every:
         raise Refusal("headshot_not_found")
@@ -260,6 +259,16 @@ def refuse_refund(row: Refund, code: str, left_cents: int, now: datetime) -> Non
         _audit_refund(payment, left_cents, "service", now)
 
 
+def _paid_for(order: Order) -> tuple[set[int], set[int]]:
+    """The pictures that share the price, by index: those delivered, and those missing to the promised number.
+
+    A spare that was delivered stands in for a shot that was not; the first of these are the missing ones.
+    """
+    delivered = set(Shot.objects.filter(order=order, state=ShotState.DONE).values_list("index", flat=True))
+    others = sorted(set(range(1, order.headshots + 1)) - delivered)
+    return delivered, set(others[: order.headshots - len(delivered)])
+
+
 def _paid(order: Order) -> Payment | None:
     return Payment.objects.select_for_update().filter(order=order, state=Payment.State.PAID).first()
 
@@ -311,6 +320,7 @@ def _write(
     else:
         enqueue(Task.SETTLE)
     row.save(force_insert=True)
+    mails.queue(payment.order_id, Mail.Kind.REFUNDED, now)
 
 
 def return_of(row: Refund) -> Return:

@@ -2,6 +2,7 @@
 
 import math
 import uuid
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -10,8 +11,8 @@ from django.db.models import Sum
 
 from headshots.exceptions import TEXTS, RefusalText
 from headshots.models import Order, Refund, Shot
-from headshots.services import estimates
-from headshots.states import OrderState, ShotState
+from headshots.services import estimates, guarantee
+from headshots.states import OPEN_STATES, OrderState, ShotState
 from headshots.tiers import TIERS, Tier
 
 FINAL_STATES: Final = (OrderState.REFUSED, OrderState.READY, OrderState.FAILED)
@@ -19,19 +20,29 @@ FINAL_STATES: Final = (OrderState.REFUSED, OrderState.READY, OrderState.FAILED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShotView:
-    """One picture of an order. `state` is waiting, rendering, done or failed; sizes only when done."""
+    """One of the promised pictures. `state` is waiting, rendering, done or failed.
+
+    `place`, counted from the best, sizes and `likeness` only when done; `likeness` is "" where the engine
+    measures none. `index` is the picture's address and stays; places may change until the order is ready.
+    """
 
     index: int
+    place: int | None
     style: str
     style_name: str
     state: Literal["waiting", "rendering", "done", "failed"]
     width: int | None
     height: int | None
+    likeness: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderView:
     """An order as its customer may see it. `problem` is set when the photo was refused.
+
+    `shots` are as many as were promised, delivered ones first, and of these the best. `compared` pictures
+    passed and wait until it is certain whether they are among the best; `failed` are those that nothing can
+    come of any more, spares included.
 
     The estimate is there while the order waits or renders and something is known of the speed; the two times
     are the same, rounded.
@@ -42,6 +53,7 @@ class OrderView:
     tier: Tier
     headshots: int
     done: int
+    compared: int
     failed: int
     shots: tuple[ShotView, ...]
     created_at: datetime
@@ -63,31 +75,40 @@ class OrderView:
 
     @property
     def percent(self) -> int:
-        """Share of the pictures that are final, 0 to 100."""
-        return 100 * (self.done + self.failed) // self.headshots
+        """Share of the promised pictures that are made, or will not be, 0 to 100."""
+        return 100 * self.made // self.headshots
+
+    @property
+    def made(self) -> int:
+        """How many of the promised pictures are made, delivered or not, or will not be."""
+        return min(self.headshots, self.done + self.compared + self.failed)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a likeness was measured on any of the pictures."""
+        return any(shot.likeness for shot in self.shots)
 
 
 _SHOT_STATES: Final[dict[ShotState, Literal["waiting", "rendering", "done", "failed"]]] = {
-    ShotState.PENDING: "waiting",
-    ShotState.LEASED: "rendering",
     ShotState.DONE: "done",
+    ShotState.KEPT: "rendering",
+    ShotState.LEASED: "rendering",
+    ShotState.PENDING: "waiting",
     ShotState.FAILED: "failed",
 }
+"""How a shot looks to its customer, in the order of the page; surplus ones do not appear."""
 
 
 def view(order: Order, now: datetime) -> OrderView:
     """The current state of a live order."""
-    shots = tuple(
-        ShotView(
-            index=shot.index,
-            style=shot.style_version.style.slug,
-            style_name=shot.style_version.style.name,
-            state=_SHOT_STATES[ShotState(shot.state)],
-            width=shot.width,
-            height=shot.height,
-        )
-        for shot in Shot.objects.filter(order=order).select_related("style_version__style").order_by("index")
-    )
+    shots = Shot.objects.filter(order=order).select_related("style_version__style").order_by("index")
+    by_state: defaultdict[ShotState, list[Shot]] = defaultdict(list)
+    for shot in shots:
+        by_state[ShotState(shot.state)].append(shot)
+    done = guarantee.best_first(by_state[ShotState.DONE])
+    others = [shot for state in list(_SHOT_STATES)[1:] for shot in by_state[state]]
+    compared = len(by_state[ShotState.KEPT])
+    under_way = sum(len(by_state[state]) for state in OPEN_STATES)
     estimate = estimates.of_order(order, now)
     refunds = Refund.objects.filter(payment__order=order).exclude(state=Refund.State.FAILED)
     refunded = refunds.aggregate(total=Sum("amount_cents"))["total"]
@@ -96,9 +117,13 @@ def view(order: Order, now: datetime) -> OrderView:
         state=order.state,
         tier=TIERS[order.tier],
         headshots=order.headshots,
-        done=sum(shot.state == "done" for shot in shots),
-        failed=sum(shot.state == "failed" for shot in shots),
-        shots=shots,
+        done=len(done),
+        compared=compared,
+        failed=max(0, order.headshots - len(done) - compared - under_way),
+        shots=(
+            *(_shot(shot, place) for place, shot in enumerate(done, start=1)),
+            *(_shot(shot, None) for shot in others[: order.headshots - len(done)]),
+        ),
         created_at=order.created_at,
         expires_at=order.expires_at,
         seconds_left=max(0, int((order.expires_at - now).total_seconds())),
@@ -110,6 +135,19 @@ def view(order: Order, now: datetime) -> OrderView:
         refusal_code=order.refusal_code,
         problem=TEXTS[order.refusal_code] if order.refusal_code else None,
         refunded_cents=refunded or 0,
+    )
+
+
+def _shot(shot: Shot, place: int | None) -> ShotView:
+    return ShotView(
+        index=shot.index,
+        place=place,
+        style=shot.style_version.style.slug,
+        style_name=shot.style_version.style.name,
+        state=_SHOT_STATES[ShotState(shot.state)],
+        width=shot.width if place else None,
+        height=shot.height if place else None,
+        likeness=shot.likeness if place else "",
     )
 
 

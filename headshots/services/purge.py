@@ -302,7 +302,9 @@ def _scrub_and_receipt(order: Order, now: datetime) -> str:
     kinds = list(stored.values_list("kind", flat=True))
     ciphertexts = list(stored.exclude(sha256="").values_list("sha256", flat=True))
     Selfie.objects.filter(order=order).delete()
-    Shot.objects.filter(order=order).update(headshot=None, preview=None, seed=0, lease_owner="")
+    Shot.objects.filter(order=order).update(
+        headshot=None, preview=None, seed=0, lease_owner="", likeness="", rank=0
+    )
     stored.delete()
     faultpoint("purge.scrubbed")
     if not Order.objects.filter(pk=order.pk).move(

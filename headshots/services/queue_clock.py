@@ -3,12 +3,16 @@
 from datetime import datetime
 from typing import Final
 
+from django.db import connection
 from django.db.models import F
 
 from headshots.models import Order, QueueMark, Shot
 from headshots.services import fair_queue
 
 CLOCK: Final = "clock"  # the other marks are named as the tiers whose last finish they hold
+
+_ADVANCE: Final = """
+    UPDATE headshots_queuemark SET virtual_time = %(to)s WHERE name = %(name)s AND virtual_time < %(to)s"""
 
 
 def enter(order: Order, now: datetime) -> None:
@@ -44,5 +48,6 @@ def read(name: str) -> int:
 
 
 def advance(to: int) -> None:
-    """Move the clock on; it never goes back."""
-    QueueMark.objects.filter(name=CLOCK, virtual_time__lt=to).update(virtual_time=to)
+    """Move the clock on; it never goes back. As SQL, since every claim does it: see `queue_rows`."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ADVANCE, {"name": CLOCK, "to": to})

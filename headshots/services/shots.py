@@ -1,4 +1,7 @@
-"""What becomes of a claimed shot: delivered once, given back or closed; and the sweep behind lost workers."""
+"""What becomes of a claimed shot: kept once, given back or closed; and the sweep behind lost workers.
+
+What is kept is delivered by `services.guarantee`, which every outcome asks through `orders.finish`.
+"""
 
 import uuid
 from collections.abc import Sequence
@@ -13,7 +16,7 @@ from headshots.exceptions import NotFound
 from headshots.faults import faultpoint
 from headshots.hints import MAX_COPIES, Task, enqueue
 from headshots.models import Order, Shot, StoredObject
-from headshots.services import claiming, fencing, objects, orders, styles
+from headshots.services import claiming, fencing, guarantee, objects, orders, styles
 from headshots.states import WORKING_STATES, OrderState, ShotState
 from headshots.vault.envelope import Kind
 
@@ -30,7 +33,7 @@ HINTS_PER_SWEEP: Final = (
 
 
 def commit(claimed: claiming.Claim, finished: "FinishedShot", now: datetime) -> bool:
-    """Seal and deliver a picture. False when the claim was lost: then nothing of it remains."""
+    """Seal and keep a picture. False when the claim was lost: then nothing of it remains."""
     written: list[StoredObject] = []
     try:
         for kind, data in ((Kind.HEADSHOT, finished.jpeg), (Kind.PREVIEW, finished.preview_jpeg)):
@@ -40,11 +43,11 @@ def commit(claimed: claiming.Claim, finished: "FinishedShot", now: datetime) -> 
             objects.put(stored, data, now)
             faultpoint("work.put")
         faultpoint("work.written")
-        is_ours = _deliver(claimed, finished, written, now)
+        is_ours = _keep(claimed, finished, written, now)
     except NotFound:
         is_ours = False
     except BaseException:
-        _discard_undelivered(written)
+        _discard_unkept(written)
         raise
     if not is_ours:
         _discard(written)
@@ -55,13 +58,15 @@ def commit(claimed: claiming.Claim, finished: "FinishedShot", now: datetime) -> 
 
 
 @transaction.atomic
-def _deliver(
+def _keep(
     claimed: claiming.Claim, finished: "FinishedShot", written: Sequence[StoredObject], now: datetime
 ) -> bool:
     headshot, preview = written
     is_ours = claiming.held(claimed).move(
-        ShotState.DONE,
+        ShotState.KEPT,
         seed=finished.seed,
+        likeness=finished.report.likeness,
+        rank=finished.report.rank,
         headshot=headshot,
         preview=preview,
         width=finished.width,
@@ -83,15 +88,15 @@ def _discard(written: Sequence[StoredObject]) -> None:
         objects.discard(stored)
 
 
-def _discard_undelivered(written: Sequence[StoredObject]) -> None:
-    """Discard after an error, unless they were delivered all the same: a connection can break after COMMIT.
+def _discard_unkept(written: Sequence[StoredObject]) -> None:
+    """Discard after an error, unless they were kept all the same: a connection can break after COMMIT.
 
     Where the database does not answer they stay, as objects on record, until their order is purged.
     """
     intended = StoredObject.State.INTENDED
     ours = {stored.pk for stored in written}
-    undelivered = set(StoredObject.objects.filter(pk__in=ours, state=intended).values_list("pk", flat=True))
-    _discard([stored for stored in written if stored.pk in undelivered])
+    unkept = set(StoredObject.objects.filter(pk__in=ours, state=intended).values_list("pk", flat=True))
+    _discard([stored for stored in written if stored.pk in unkept])
 
 
 def fail(claimed: claiming.Claim, failed: "FailedShot", now: datetime) -> None:
@@ -166,6 +171,9 @@ def sweep(now: datetime) -> Swept:
 def mend(now: datetime) -> tuple[int, int]:
     """The part of a sweep that needs no broker; how many shots it gave up, and abandoned uploads closed."""
     orders.resume(now)
+    for order_id in guarantee.give_up_overdue(now):
+        orders.finish(order_id, now)
+    guarantee.erase_surplus()
     styles.switch_off_failing(now)
     return _give_up(now), _close_abandoned(now)
 
@@ -175,7 +183,7 @@ def _give_up(now: datetime) -> int:
     stuck = Shot.objects.filter(
         Q(state=ShotState.LEASED, lease_until__lt=now) | Q(state=ShotState.PENDING),
         attempts__gte=claiming.MAX_ATTEMPTS,
-        order__state__in=WORKING_STATES,
+        order__in=Order.objects.filter(state__in=WORKING_STATES),  # no join, see `claiming.held`
     )
     count = stuck.move(ShotState.FAILED, error_code="worker_lost", lease_owner="", finished_at=now)
     unfinished: QuerySet[Order, uuid.UUID] = Order.objects.filter(state=OrderState.RENDERING).values_list(

@@ -13,7 +13,7 @@ from django.db import connection, transaction
 
 from headshots.faults import faultpoint
 from headshots.models import Order, OrderKey, OrderQuerySet, StoredObject
-from headshots.services import audit, objects
+from headshots.services import audit, contacts, farewells, objects
 from headshots.states import LIVE_STATES, OrderState
 from headshots.vault.envelope import Kind, Role, role_of
 
@@ -25,7 +25,7 @@ SELFIE_KINDS: Final = tuple(kind for kind in Kind if role_of(kind) == Role.SELFI
 
 def shred(order: Order, now: datetime) -> None:
     """Delete the order's key rows, and what this process and the database's journal still hold of them."""
-    with transaction.atomic():
+    with farewells.after_shredding([order], now), transaction.atomic():
         delete_key_rows([order], now)
     objects.forget_keys(order)
     faultpoint("purge.shredded")
@@ -36,9 +36,11 @@ def shred(order: Order, now: datetime) -> None:
 def delete_key_rows(orders: Sequence[Order], now: datetime) -> None:
     """Delete the orders' key rows, in the caller's transaction, and put on record that they are gone.
 
-    To follow, once it is committed: `objects.forget_keys` of each order, and `truncate_journal`.
+    The mail addresses go with them. To follow, once it is committed: `objects.forget_keys` of each order, and
+    `truncate_journal`.
     """
     these = Order.objects.filter(pk__in=[order.pk for order in orders])
+    contacts.forget(orders)
     OrderKey.objects.filter(order__in=orders).delete()
     unshredded = these.filter(shredded_at=None)
     first = list(unshredded.order_by("expires_at").values_list("receipt_id", flat=True))

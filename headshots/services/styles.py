@@ -11,7 +11,7 @@ from django.db.models import Count, F, Max, Q
 from headshots.exceptions import Refusal
 from headshots.models import PRESET_FIELDS, Shot, Style, StyleVersion, columns_of
 from headshots.services import audit
-from headshots.states import ShotState
+from headshots.states import MADE_STATES, ShotState
 from headshots.tiers import Tier
 from pipelines.presets import PresetError, StylePreset
 from pipelines.styles import BUILTIN
@@ -134,15 +134,15 @@ def switch_off_failing(now: datetime) -> list[str]:
     """Take the styles that fail too often out of the choice; their slugs. Running orders are not touched.
 
     Counted are the shots of the current version since it was last published, so a style that staff switch on
-    again begins anew. Shots whose worker was lost count for nothing.
+    again begins anew. Shots whose worker was lost, or whose deadline came, count for nothing.
     """
     finished = Shot.objects.filter(
-        state__in=(ShotState.DONE, ShotState.FAILED),
+        state__in=(*MADE_STATES, ShotState.FAILED),
         finished_at__gt=now - FAILING_WINDOW,
         finished_at__lte=now,
         style_version=F("style_version__style__current"),
         style_version__style__status=Style.Status.PUBLISHED,
-    ).exclude(error_code="worker_lost")
+    ).exclude(error_code__in=("worker_lost", "deadline"))
     counts = (
         finished.filter(
             Q(style_version__style__published_at=None)

@@ -10,8 +10,8 @@ from django.db import transaction
 from headshots.exceptions import TEXTS, NotFound, Refusal
 from headshots.faults import faultpoint
 from headshots.hints import Task, enqueue
-from headshots.models import Order, Selfie
-from headshots.services import objects, tombstones
+from headshots.models import Mail, Order, Selfie
+from headshots.services import mails, objects, tombstones
 from headshots.vault.envelope import Kind
 from pipelines.errors import Refused, Retryable
 from pipelines.images import MAX_UPLOAD_BYTES
@@ -49,6 +49,7 @@ def store_selfie(order: Order, clean_jpeg: bytes, now: datetime) -> None:
             objects.mark_stored(stored)
             Selfie.objects.create(order=order, stored=stored, index=index, received_at=now)
             enqueue(Task.ASSESS, str(order.pk))
+            mails.queue(order.pk, Mail.Kind.PLACED, now)
             faultpoint("upload.rows_written")
     except NotFound:
         objects.discard(stored)

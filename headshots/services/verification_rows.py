@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from django.conf import settings
+from django.db.models import Q
 
-from headshots.models import Heartbeat, Order, OrderKey, Shot
+from headshots.models import Heartbeat, MailAddress, Order, OrderKey, Shot
 from headshots.services import audit, incarnation, objects, purge, receipts, shredding, tombstones
 from headshots.services.verification_types import PATIENCE, Finding, Look
 from headshots.states import LIVE_STATES, WORKING_STATES, OrderState, ShotState
@@ -22,10 +23,13 @@ LATE_AFTER: Final = timedelta(minutes=10)  # after an order's expiry, until whic
 
 
 def keys_past_their_end(look: Look) -> Iterator[Finding]:
-    """Check 8: order keys that outlived their order."""
+    """Check 8: order keys that outlived their order, and mail addresses that outlived their key."""
     late = OrderKey.objects.filter(order__not_after__lte=look.now)
+    has_ended = Q(order__not_after__lte=look.now) | Q(order__shredded_at__isnull=False)
+    addresses = MailAddress.objects.filter(has_ended)
     yield from _found("key_past_its_end", late.values_list("order_id", flat=True))
-    if look.is_fixing and late.delete()[0]:
+    yield from _found("address_past_its_end", addresses.values_list("order_id", flat=True))
+    if look.is_fixing and late.delete()[0] + addresses.delete()[0]:
         shredding.truncate_journal()
 
 

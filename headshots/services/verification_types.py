@@ -17,6 +17,7 @@ CHECKS: Final = {
     "unfinished_upload": 6,
     "hidden_version": 7,
     "key_past_its_end": 8,
+    "address_past_its_end": 8,
     "epoch_key_past_its_end": 9,
     "epoch_key_missing": 9,
     "receipt_missing": 10,

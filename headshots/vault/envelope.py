@@ -39,6 +39,7 @@ class Kind(IntEnum):
     SELFIE_PREVIEW = 0x02
     HEADSHOT = 0x10
     PREVIEW = 0x11
+    MAIL_ADDRESS = 0x12  # in a row, not in the store
 
 
 class Role(IntEnum):

@@ -17,7 +17,7 @@ from headshots.exceptions import Refusal, text_of
 from headshots.models import Order, Payment
 from headshots.payments.stripe_events import BadEvent, read_event
 from headshots.payments.types import ProviderAway
-from headshots.services import checkouts, clock, payment_events, payments, progress
+from headshots.services import checkouts, clock, licences, payment_events, payments, progress
 from headshots.services.checkouts import Pages
 from headshots.web import pages
 from headshots.web.order_views import STOP_POLLING, dollars, private
@@ -38,6 +38,7 @@ def checkout(request: HttpRequest, order: Order, now: datetime) -> HttpResponseB
     context = {
         "order": progress.view(order, now),
         "amount": dollars(payment.amount_cents),
+        "licence": licences.grant(order, now),
         "has_come_back": "unpaid" in request.GET,
         "attempt_state": payment.checkout_state if payment.attempt else "",
     }

@@ -5,6 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest
 
+from headshots.services import sales
 from headshots.tiers import TIERS
 
 
@@ -13,6 +14,7 @@ def site(request: HttpRequest) -> dict[str, Any]:
     return {
         "site_name": "Headshots",
         "tiers": TIERS,
+        "premium_against": sales.reason_against(TIERS["premium"]),
         "is_preview_engine": settings.ENGINE == "preview",
         "is_test_payment": settings.PAYMENTS == "test",
     }

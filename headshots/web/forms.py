@@ -12,10 +12,11 @@ from headshots.tiers import TIERS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadFields:
-    """What the customer chose. An unknown tier or style is kept: the service refuses it with a code."""
+    """What the customer chose. An unknown tier, style or address is kept: the service refuses it."""
 
     tier: str = "free"
     styles: tuple[str, ...] = ()
+    email: str = field(default="", repr=False)
     agreed: Consent = field(default_factory=lambda: Consent(is_given=False, is_adult=False))
 
     @classmethod
@@ -27,6 +28,7 @@ class UploadFields:
         return cls(
             tier=slug,
             styles=tuple(post.getlist("styles")) if has_choice else (),
+            email=post.get("email", ""),
             agreed=Consent(is_given=bool(post.get("consent")), is_adult=bool(post.get("adult"))),
         )
 

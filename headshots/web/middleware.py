@@ -22,7 +22,7 @@ def policy(form_origins: Sequence[str]) -> str:
     return "; ".join(
         (
             "default-src 'none'",
-            "script-src 'self'",
+            "script-src 'self'",  # and workers, which go by it
             "style-src 'self'",
             "img-src 'self' blob:",  # blob: the chosen photo's thumbnail, which never leaves the page
             "connect-src 'self'",
@@ -118,7 +118,7 @@ def bounded_body(get_response: Handler) -> Handler:
         try:
             _receive(request)
         except Refusal as refused:
-            return pages.refusal(request, refused.code)
+            return pages.refusal(request, refused)
         return get_response(request)
 
     return middleware

@@ -67,8 +67,9 @@ def stage(view: OrderView) -> str:
         case OrderState.QUEUED:
             return "In the queue"
         case OrderState.RENDERING:
-            current = min(view.done + view.failed + 1, view.headshots)
-            return f"Rendering {current} of {view.headshots}"
+            if view.compared and view.made == view.headshots:
+                return "Choosing the best"
+            return f"Rendering {min(view.made + 1, view.headshots)} of {view.headshots}"
         case OrderState.READY if view.failed:
             return f"Ready: {view.done} of {view.headshots} headshots"
         case OrderState.READY:
@@ -134,7 +135,7 @@ def dollars(cents: int) -> str:
 def _context(order: Order, now: datetime) -> dict[str, Any]:
     view = progress.view(order, now)
     is_moving = not view.is_final and view.state != OrderState.AWAITING_PAYMENT
-    rendering_count = sum(shot.state == "rendering" for shot in view.shots)
+    counts = (view.done, view.compared, view.failed, sum(shot.state == "rendering" for shot in view.shots))
     expected = expectation(view)
     is_frozen = payments.is_frozen(order)
     return {
@@ -146,8 +147,7 @@ def _context(order: Order, now: datetime) -> dict[str, Any]:
         "is_moving": is_moving,
         "expected": expected,
         "is_frozen": is_frozen,
-        "seen": f"{view.state}-{view.done}-{view.failed}-{rendering_count}-{slugify(expected)}"
-        + "-frozen" * is_frozen,
+        "seen": "-".join([view.state, *map(str, counts), slugify(expected)]) + "-frozen" * is_frozen,
     }
 
 
@@ -206,7 +206,8 @@ def download(request: HttpRequest, order: Order, now: datetime, index: int) -> H
 
 def _jpeg(order: Order, index: int, kind: Kind, now: datetime, disposition: str) -> HttpResponse:
     response = HttpResponse(delivery.open_headshot(order, index, kind, now), content_type="image/jpeg")
-    response["Content-Disposition"] = f'{disposition}; filename="headshot-{index:02d}.jpg"'
+    name = f"headshot-{delivery.place_of(order, index):02d}.jpg"
+    response["Content-Disposition"] = f'{disposition}; filename="{name}"'
     response["Content-Security-Policy"] = PICTURE_POLICY
     return response
 

@@ -10,8 +10,8 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
 
-from headshots.exceptions import TEXTS, Refusal, RefusalText, retry_headers
-from headshots.services import consent, styles
+from headshots.exceptions import Refusal, RefusalText, retry_headers, text_of
+from headshots.services import challenges, consent, sales, styles
 from headshots.tiers import TIERS
 from headshots.web.forms import UploadFields
 from pipelines.errors import Refused, Retryable
@@ -32,24 +32,23 @@ def answers(*methods: str) -> Callable[[View[P]], View[P]]:
                     raise Refusal("method_not_allowed")
                 return view(request, *args, **kwargs)
             except Refused as refused:
-                response = refusal(request, refused.code)
+                response = refusal(request, refused)
                 if refused.code == "method_not_allowed":
                     response["Allow"] = ", ".join(allowed)
                 return response
             except Retryable:
-                return refusal(request, "busy")
+                return refusal(request, Refusal("busy"))
 
         return answer
 
     return decorate
 
 
-def refusal(request: HttpRequest, code: str) -> HttpResponse:
+def refusal(request: HttpRequest, refused: Refused) -> HttpResponse:
     """The answer to a request that was refused with a code of `headshots.exceptions.TEXTS`."""
-    text = TEXTS[code]
     if not request.path.startswith("/api/") and request.path == reverse("new") and request.method == "POST":
-        return upload_page(request, UploadFields.posted(request.POST), code)
-    return error(request, code, text)
+        return upload_page(request, UploadFields.posted(request.POST), refused)
+    return error(request, refused.code, text_of(refused))
 
 
 def error(request: HttpRequest, code: str, text: RefusalText, back: str = "/") -> HttpResponse:
@@ -61,12 +60,15 @@ def error(request: HttpRequest, code: str, text: RefusalText, back: str = "/") -
     return _with_headers(page, retry_headers(text))
 
 
-def upload_page(request: HttpRequest, fields: UploadFields, code: str = "") -> HttpResponse:
+def upload_page(request: HttpRequest, fields: UploadFields, refused: Refused | None = None) -> HttpResponse:
     """The upload form, with what was chosen before and with the refusal beside it, if there was one.
 
     The consent boxes are never ticked for the customer, not even again.
     """
     tier = TIERS.get(fields.tier, TIERS["free"])
+    if sales.reason_against(tier):
+        tier = TIERS["free"]
+    problem = text_of(refused) if refused else None
     offered = styles.published_everywhere()
     context: dict[str, Any] = {
         "tier": tier,
@@ -74,12 +76,14 @@ def upload_page(request: HttpRequest, fields: UploadFields, code: str = "") -> H
         "fixed_styles": [style.name for style in styles.published(TIERS["free"])],
         "upload_id": uuid.uuid4(),
         "consent_text": consent.TEXT,
-        "problem_code": code,
-        "problem": TEXTS[code] if code else None,
+        "email": fields.email,
+        "is_work_required": challenges.is_required(),
+        "problem_code": refused.code if refused else "",
+        "problem": problem,
     }
-    response = render(request, "web/new.html", context, status=TEXTS[code].status if code else 200)
+    response = render(request, "web/new.html", context, status=problem.status if problem else 200)
     response["Cache-Control"] = "no-store"  # a cached form would carry a used upload number
-    return _with_headers(response, retry_headers(TEXTS[code]) if code else {})
+    return _with_headers(response, retry_headers(problem) if problem else {})
 
 
 def _with_headers(response: HttpResponse, headers: Mapping[str, str]) -> HttpResponse:

@@ -36,6 +36,7 @@ urlpatterns = [
     path("audit/checkpoints/<int:index>", receipt_views.checkpoint, name="checkpoint"),
     path("privacy", views.privacy, name="privacy"),
     path("terms", views.terms, name="terms"),
+    path("licences/<str:tier_slug>", views.licence, name="licence"),
     path("robots.txt", views.robots, name="robots"),
     path("webhooks/stripe", checkout_views.stripe_webhook, name="stripe-webhook"),
     path("healthz", health.alive, name="healthz"),

@@ -9,7 +9,8 @@ from django.utils.cache import add_never_cache_headers
 
 from headshots.exceptions import TEXTS, NotFound, Refusal
 from headshots.services import clock, consent, maintenance, orders, styles
-from headshots.services.licences import licence_terms
+from headshots.services.admission import Visitor
+from headshots.services.licences import licence_of
 from headshots.tiers import TIERS
 from headshots.web import links, pages
 from headshots.web.forms import UploadFields, upload_id
@@ -39,8 +40,10 @@ def new(request: HttpRequest) -> HttpResponseBase:
         raw=selfie.read(),
         tier_slug=fields.tier,
         style_slugs=fields.styles,
+        address=fields.email,
         agreed=fields.agreed,
         upload_id=upload_id(request.POST),
+        visitor=Visitor.of(request.META, request.POST.get("altcha", "")),
         now=now,
     )
     response = redirect("order", placed.order.pk)
@@ -75,7 +78,14 @@ def privacy(request: HttpRequest) -> HttpResponseBase:
 @pages.answers("GET")
 def terms(request: HttpRequest) -> HttpResponseBase:
     """The terms and the two licences."""
-    return render(request, "web/terms.html", {"licences": [licence_terms(slug) for slug in TIERS]})
+    return render(request, "web/terms.html", {"licences": [(slug, licence_of(slug)) for slug in TIERS]})
+
+
+@pages.answers("GET")
+def licence(request: HttpRequest, tier_slug: str) -> HttpResponseBase:
+    """The whole licence of a tier, as it is granted today."""
+    context = {"licence": licence_of(tier_slug), "tier": TIERS[tier_slug]}
+    return render(request, "web/licence.html", context)
 
 
 @pages.answers("GET")

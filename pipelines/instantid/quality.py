@@ -61,8 +61,14 @@ def assess_headshot(
     measures = {"faces": float(len(found))}
     if found:
         measures |= _measures(picture, found, reference, judge)
-    unsafe = ("unsafe",) if is_unsafe else ()
-    return QualityReport(measures=measures, problems=unsafe + gate.problems(measures, thresholds))
+    problems = ("unsafe",) * is_unsafe + gate.problems(measures, thresholds)
+    if problems or "similarity" not in measures:
+        return QualityReport(measures=measures, problems=problems)
+    return QualityReport(
+        measures=measures,
+        likeness=gate.likeness(measures["similarity"], thresholds),
+        rank=gate.rank(measures, thresholds),
+    )
 
 
 def _measures(picture: Pixels, found: list[FoundFace], reference: Reference, judge: Any) -> dict[str, float]:

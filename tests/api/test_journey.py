@@ -15,6 +15,7 @@ from PIL import Image
 from headshots.models import Order, Shot, StoredObject
 from headshots.services import objects, orders
 from headshots.services.orders import Placed
+from headshots.states import OrderState, ShotState
 from tests.api.conftest import Post, assert_refused, bearer
 
 pytestmark = pytest.mark.django_db
@@ -152,6 +153,34 @@ def test_premium_waits_for_its_payment_and_then_plans_fifty_pictures(
     assert shown["links"]["checkout"] is None
     assert set(Counter(shot["style"] for shot in shown["shots"]).values()) == {6, 7}
     assert Order.objects.values_list("long_edge", "is_watermarked").get() == (3840, False)
+
+
+def test_a_spare_stands_in_for_a_picture_that_failed_and_the_best_come_first(
+    client: Client, place: Callable[..., Placed]
+) -> None:
+    placed = place(tier_slug="premium")
+    Order.objects.update(state=OrderState.READY)
+    Shot.objects.update(state=ShotState.DONE, rank=3, likeness="good likeness", width=2987, height=3840)
+    Shot.objects.filter(index__gt=51).update(state=ShotState.SURPLUS)
+    Shot.objects.filter(index=7).update(
+        state=ShotState.FAILED, error_code="quality_gate", likeness="", rank=0
+    )
+    Shot.objects.filter(index=51).update(rank=1, likeness="strong likeness")
+    url = f"/api/v1/orders/{placed.order.pk}"
+
+    shown = client.get(url, headers=bearer(placed.token)).json()
+
+    assert (shown["done"], shown["compared"], shown["failed"], shown["percent"]) == (50, 0, 0, 100)
+    delivered = [shot["index"] for shot in shown["shots"]]
+    assert delivered[:10] == [51, 1, 2, 3, 4, 5, 6, 8, 15, 9]  # one of each style, then the next of each
+    assert sorted(delivered) == [*range(1, 7), *range(8, 52)]
+    assert [shot["place"] for shot in shown["shots"]] == list(range(1, 51))
+    assert [shot["likeness"] for shot in shown["shots"]] == ["strong likeness", *["good likeness"] * 49]
+    assert shown["shots"][0]["url"].endswith(f"{url}/headshots/51")
+    assert set(shown["shots"][0]) == {
+        *("index", "place", "style", "state", "width", "height", "url", "preview_url", "likeness")
+    }
+    assert_refused(client.get(f"{url}/headshots/7", headers=bearer(placed.token)), "headshot_not_found")
 
 
 @pytest.mark.parametrize("chosen", ["tech,outdoor", ["tech", "outdoor"], [" tech , ", "outdoor"]])

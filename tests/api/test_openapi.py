@@ -8,7 +8,9 @@ from django.test import Client
 
 OPERATIONS = {
     ("get", "/api/v1/styles"): {"200"},
-    ("post", "/api/v1/orders"): {"201", "400", "409", "413", "415", "422", "503"},
+    ("get", "/api/v1/tiers"): {"200"},
+    ("get", "/api/v1/challenge"): {"200"},
+    ("post", "/api/v1/orders"): {"201", "400", "403", "409", "413", "415", "422", "429", "503"},
     ("get", "/api/v1/orders/{order_id}"): {"200", "401", "404"},
     ("delete", "/api/v1/orders/{order_id}"): {"202", "401", "404"},
     ("get", "/api/v1/orders/{order_id}/headshots/{index}"): {"200", "401", "404"},

@@ -77,6 +77,7 @@ def _measured_apart(url: str, workers: int) -> dict[str, float]:
         "workers": workers,
         "shots": shot_count,
         "claims_per_second": round(shot_count / wall_seconds),
+        "claims_per_processor_second": round(shot_count / sum(cpu for _, cpu in calls)),
         "call_p50_milliseconds": round(1000 * statistics.median(wall for wall, _ in calls), 1),
         "call_p50_cpu_milliseconds": round(1000 * statistics.median(cpu for _, cpu in calls), 1),
         "load_average": round(os.getloadavg()[0], 1),
@@ -126,11 +127,10 @@ def _drain(number: int) -> list[tuple[float, float]]:
 
     What was claimed counts as done at once.
     """
+    from django.db import connection
     from django.utils import timezone
 
-    from headshots.models import Shot
     from headshots.services import claiming
-    from headshots.states import ShotState
 
     calls = []
     while True:
@@ -139,9 +139,11 @@ def _drain(number: int) -> list[tuple[float, float]]:
         calls.append((time.perf_counter() - started, time.process_time() - cpu_started))
         if not claims:
             return calls
-        Shot.objects.filter(pk__in=[claimed.shot.pk for claimed in claims]).update(
-            state=ShotState.DONE, lease_owner=""
-        )
+        with connection.cursor() as cursor:  # as cheap as can be: it is no part of what is measured
+            shots = ", ".join(str(claimed.shot.pk) for claimed in claims)
+            cursor.execute(
+                f"UPDATE headshots_shot SET state = 'done', lease_owner = '' WHERE id IN ({shots})"
+            )
 
 
 def _check() -> None:

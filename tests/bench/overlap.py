@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -71,18 +72,23 @@ STEPS: Final = 30
 
 @dataclass(slots=True, eq=False)
 class Device:
-    """Takes time, and remembers when: (began, ended, pictures in the batch; 0 outside of denoising)."""
+    """Takes time, and remembers when: (began, ended, pictures in the batch; 0 outside of denoising).
+
+    `processor` holds, for each call, what the calling thread had used of a processor before and after it.
+    """
 
     costs: Costs
     picture: Pixels
     large: Pixels
     calls: list[tuple[float, float, int]] = field(default_factory=list)
+    processor: list[tuple[float, float]] = field(default_factory=list)
 
     def busy(self, seconds: float, batch: int = 0) -> None:
         """Sleep, as a thread that waits for a device does: without the interpreter."""
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.thread_time()
         time.sleep(seconds)
         self.calls.append((began, time.perf_counter(), batch))
+        self.processor.append((used, time.thread_time()))
 
     def step(self, models: Any, samples: "Sequence[Shot]") -> "list[Shot]":
         """In place of `denoise_step`."""
@@ -96,8 +102,11 @@ class Device:
 
     def enlarge(self, native: Pixels, long_edge: int) -> Pixels:
         """In place of Real-ESRGAN, with the copy off the device."""
-        self.busy(self.costs.enlarge)
-        return self.large.copy()
+        began = time.perf_counter()
+        copied = self.large.copy()
+        self.busy(max(0.0, self.costs.enlarge - (time.perf_counter() - began)))
+        self.calls[-1] = (began, *self.calls[-1][1:])
+        return copied
 
     @property
     def seconds(self) -> float:
@@ -186,7 +195,8 @@ def measure_overlap(device: Device, steps: int) -> dict[str, float]:
         began = time.perf_counter()
         engine.run(run.source, sink, run.is_cancelled)
         wall = time.perf_counter() - began
-    quiet = _pauses_of_full_batches(device) or [0.0]  # a pack of less than a batch has none
+    pauses = _pauses_of_full_batches(device) or [(0.0, 0.0)]  # a pack of less than a batch has none
+    quiet = [pause for pause, _ in pauses]
     return {
         "pictures": len(deliveries) - 1,
         "delivering_threads": len(threads) - 1,
@@ -196,14 +206,20 @@ def measure_overlap(device: Device, steps: int) -> dict[str, float]:
         "idle_share": 1 - device.seconds / device.span,
         "seal_and_commit_seconds_per_picture": statistics.mean(deliveries[1:]),
         "scheduling_milliseconds_per_step": 1000 * statistics.mean(quiet),
+        "scheduling_milliseconds_per_step_p50": 1000 * statistics.median(quiet),
+        "scheduling_processor_milliseconds_per_step": 1000 * statistics.mean(used for _, used in pauses),
         "scheduling_milliseconds_per_step_p99": 1000 * sorted(quiet)[int(0.99 * len(quiet))],
     }
 
 
-def _pauses_of_full_batches(device: Device) -> list[float]:
-    """Seconds between two full steps with nothing in between but the loop itself."""
-    pairs = zip(device.calls, device.calls[1:], strict=False)
-    return [later[0] - earlier[1] for earlier, later in pairs if earlier[2] == later[2] == SLOTS]
+def _pauses_of_full_batches(device: Device) -> list[tuple[float, float]]:
+    """Between two full steps with nothing in between but the loop itself: seconds, and of the processor."""
+    timed = list(zip(device.calls, device.processor, strict=True))
+    return [
+        (later[0] - earlier[1], later_used[0] - earlier_used[1])
+        for (earlier, earlier_used), (later, later_used) in pairwise(timed)
+        if earlier[2] == later[2] == SLOTS
+    ]
 
 
 def measure_fill(device: Device, steps: int, orders: int, load: float) -> dict[str, float]:
@@ -354,7 +370,7 @@ def place_pack(headshots: int) -> None:
 
     call_command("migrate", verbosity=0, skip_checks=True)
     call_command("seed_styles", stdout=sys.stderr)
-    tiers.TIERS["premium"] = replace(tiers.TIERS["premium"], headshots=headshots)
+    tiers.TIERS["premium"] = replace(tiers.TIERS["premium"], headshots=headshots, spares=0)
     placed = orders.place(
         raw=sample_selfie(),
         tier_slug="premium",

@@ -1,4 +1,4 @@
-"""The benches of purge and archive at a small size: what they measure is there, and their checks hold."""
+"""The benches of purge, archive and pack at a small size: their figures are there, and their checks hold."""
 
 import json
 import os
@@ -38,3 +38,12 @@ def test_the_bench_of_the_archive_measures_growth_and_rate() -> None:
         assert found["mib_per_second"] > 0
         assert found["seconds_over_bare_read"] > 0
     assert 0 < four["growth_mib"] < twenty["growth_mib"]
+
+
+def test_the_bench_of_the_pack_measures_a_start_and_a_picture_in_4k() -> None:
+    found = quick("pack")
+
+    assert 0 < found["imports_seconds"] < found["worker_start_seconds"]
+    assert found["pack"]["pictures"] == 1
+    assert found["pack"]["processor_seconds"] > 0
+    assert found["pack"]["peak_mib"] >= found["pack"]["peak_mib_before"] > 0

@@ -37,7 +37,7 @@ def live(folder: Path) -> None:
     early = service.place()
     service.pay(early, provider)  # while its photo waits to be looked at
     service.work()
-    late = service.place()
+    late = service.place(raw=service.photo(service.LUCKY_EDGE))
     service.work()
     service.pay(late, provider)
     service.work()

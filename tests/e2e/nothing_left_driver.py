@@ -109,6 +109,7 @@ def _spy(pipe: int) -> None:
 
 def upload(case: dict[str, Any], pipe: int) -> None:
     """A browser's upload through the site's request handling, then the workers' part, then the downloads."""
+    from django.core import mail
     from django.core.files.uploadedfile import SimpleUploadedFile
     from django.test import Client
 
@@ -119,9 +120,11 @@ def upload(case: dict[str, Any], pipe: int) -> None:
     raw = photo(case["exif"])
     tell(pipe, "photo", *slices(raw), *rows(raw), case["exif"].encode(), case["exif"].encode("utf-16-le"))
     tell(pipe, "file-name", case["file_name"].encode())
+    tell(pipe, "address", case["address"].encode())
     sent = SimpleUploadedFile(f"{case['file_name']}.jpg", raw, content_type="image/jpeg")
     answer = Client(headers={"Host": "localhost"}).post(
-        "/api/v1/orders", {"tier": "free", "consent": "true", "selfie": sent}
+        "/api/v1/orders",
+        {"tier": "free", "consent": "true", "selfie": sent, "email": f"{case['address']}@example.org"},
     )
     assert answer.status_code == 201, answer.content
     token = answer.json()["token"]
@@ -131,12 +134,15 @@ def upload(case: dict[str, Any], pipe: int) -> None:
     service.advance(timedelta(seconds=30))
     tasks.sweep()
     service.work()
+    subjects = {each.subject for each in mail.outbox}
+    assert subjects == {"Your headshots: order placed", "Your headshots are ready"}
     assert all(len(service.pictures(order)) == 2 * SHOTS for order in Order.objects.all())
 
 
 def delete(case: dict[str, Any], pipe: int) -> None:
     """The customer deletes, if there is an order to delete, and everything comes to rest."""
     from headshots import tasks
+    from headshots.services import clock, farewells
     from tests.e2e import small_service as service
 
     for _ in range(2):  # what the dead left is taken up
@@ -148,6 +154,7 @@ def delete(case: dict[str, Any], pipe: int) -> None:
         for _ in range(4):
             service.advance(timedelta(seconds=130))
             tasks.purge_due()
+            farewells.deliver(clock.now())
     if case.get("late"):
         _write_late()
     for hours in (0, 1, 24, 26):
@@ -253,6 +260,8 @@ def _stage(folder: Path, case: dict[str, Any], stage: str, fault: str, pipe: int
 
 
 def _open(data: Path, fault: str, pipe: int, *, is_preview: bool) -> None:
+    from django.conf import settings
+
     from headshots import faults, process, tasks
     from headshots.celery import app
     from headshots.hints import carry_by
@@ -272,6 +281,7 @@ def _open(data: Path, fault: str, pipe: int, *, is_preview: bool) -> None:
         service.hint(task, ids)
 
     carry_by(send)
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))  # or the limit of the shell would hide a core
     process.harden()

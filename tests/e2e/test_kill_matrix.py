@@ -1,10 +1,12 @@
 """The kill matrix: a process dies at each named point, another one goes on, and nothing is lost or left.
 
-One life of the service goes through every point: orders paid early and late, a photo that is refused,
-shots that fail once and for good, deletion by the customer and by time, a late writer, a zombie, keys of
-hours. SIGKILL ends it at the point. A new process then does what beat, workers and maintenance do; a payment
-event without an answer is delivered again. In the end every shot is delivered once or failed, every missing
-picture is paid back to the cent, every order is purged with a receipt, and the inspection finds nothing.
+One life of the service goes through every point: orders paid early and late, a photo that is refused, shots
+that fail once and for good, one picture too many, deletion by the customer and by time, a late writer, a
+zombie, keys of hours. SIGKILL ends it at the point. A new process then does what beat, workers and
+maintenance do; a payment event without an answer is delivered again. In the end every shot is delivered once,
+failed or not needed, no order has more pictures than it promised, what is not needed is deleted, every
+missing picture is paid back to the cent, every order is purged with a receipt, and the inspection finds
+nothing.
 """
 
 import json

@@ -56,6 +56,7 @@ def lived(folder: Path, cases: dict[str, dict[str, Any]]) -> dict[str, dict[str,
             "name": name,
             "exif": f"canary {secrets.token_hex(12)}",
             "file_name": f"my-face-{secrets.token_hex(8)}",
+            "address": f"ada-{secrets.token_hex(8)}",
             "stages": stages(case),
             **case,
         }
@@ -136,7 +137,7 @@ def test_the_run_without_a_fault_told_all_there_is_to_look_for(
     labels = {label for label, _ in cases[1]["no fault"]["secrets"]}
 
     assert labels == {
-        *("photo", "clean-photo", "picture", "file-name", "token"),
+        *("photo", "clean-photo", "picture", "file-name", "token", "address"),
         *("order-key", "wrapped-order-key", "epoch-key", "wrapped-epoch-key"),
     }
 

@@ -144,7 +144,7 @@ def test_the_same_journey_runs_on_postgres_with_redis_or_rabbitmq(folder: Path, 
         service.client.pay(order)
         wait_for(lambda: service.client.order(order)["done"] >= 2, seconds=60)
         service.kill("--queues gpu")
-        final = [*service.client.watch(order, timeout_seconds=300)][-1]
+        final = [*service.client.watch(order, timeout_seconds=900)][-1]
         assert (final["state"], final["done"], final["failed"]) == ("ready", 50, 0)
         assert {(shot["width"], shot["height"]) for shot in final["shots"]} == {(2987, 3840)}
         receipt_id = service.client.delete(order)

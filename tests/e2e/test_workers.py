@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def drive(folder: Path, *arguments: object) -> dict[str, Any]:
+def drive(folder: Path, *arguments: object, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The answer of one command of the driver."""
     finished = subprocess.run(
         [sys.executable, "-m", "tests.e2e.worker_driver", str(folder), *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=450,
@@ -65,6 +66,19 @@ def test_a_gpu_worker_does_not_start_on_an_unmigrated_database(folder: Path) -> 
 
     assert ended.returncode == os.EX_CONFIG
     assert ended.stderr.splitlines() == ["CommandError: the database is not migrated: manage.py migrate"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SLOTS", "many"), ("LEASE_SECONDS", "-1"), ("DATABASE_URL", "mysql://somewhere")]
+)
+def test_a_gpu_worker_does_not_start_with_a_setting_that_means_nothing(
+    folder: Path, name: str, value: str
+) -> None:
+    ended = start_gpu_worker(folder, **{name: value})
+
+    assert ended.returncode == os.EX_CONFIG
+    (line,) = ended.stderr.splitlines()
+    assert name in line
 
 
 def test_a_gpu_worker_does_not_start_without_weights(folder: Path) -> None:
@@ -124,4 +138,4 @@ def test_dying_stopped_and_broken_workers_deliver_every_headshot_once(folder: Pa
     assert (found["orders"], found["shots"]) == (["ready"], ["done"])
     assert len({picture.split()[0] for picture in found["pictures"]}) == FAULTY_SHOTS
     assert found["stored"] == FAULTY_SHOTS  # none twice
-    assert found["blobs"] == found["rows"]  # and nothing in the store that no row knows of
+    assert (found["unknown"], found["missing"]) == (0, 0)  # nothing in the store that no row knows of

@@ -8,6 +8,7 @@ from django.db.models import Sum
 from headshots.models import Order, OrderKey, Payment, Shot, StoredObject
 from headshots.services import clock, objects, verification
 from headshots.states import OrderState, ShotState
+from headshots.vault.envelope import Kind
 from headshots.vault.keys import not_after_of
 from tests.e2e import small_service as service
 
@@ -44,27 +45,39 @@ def unfinished() -> list[str]:
 
 
 def wrong_deliveries(diary: Path) -> list[str]:
-    """Shots that are neither delivered nor failed, that cannot be read, or that were delivered twice."""
+    """Orders with open shots or more pictures than promised; pictures that cannot be read, were made twice,
+    or are neither delivered nor deleted."""
     problems = []
     for order in Order.objects.filter(state__in=(OrderState.READY, OrderState.FAILED)):
-        shots = Shot.objects.filter(order=order)
-        done = shots.filter(state=ShotState.DONE).count()
-        if done + shots.filter(state=ShotState.FAILED).count() != order.headshots:
+        count = Counter(Shot.objects.filter(order=order).values_list("state", flat=True))
+        done = count.pop(ShotState.DONE, 0)
+        if count.keys() - {ShotState.FAILED, ShotState.SURPLUS}:
             problems.append(f"a finished order has {done} of {order.headshots} pictures and open shots")
+        if done > order.headshots or (done < order.headshots and ShotState.SURPLUS in count):
+            problems.append(f"{done} of {order.headshots} pictures were delivered, others not needed")
         if len(service.pictures(order)) != 2 * done:
             problems.append("a delivered picture cannot be read")
-    delivered = Counter(diary.read_text().split()) if diary.exists() else Counter()
-    problems += [f"a shot was delivered {count} times" for count in delivered.values() if count != 1]
+    kept = Counter(diary.read_text().split()) if diary.exists() else Counter()
+    problems += [f"a shot was kept {count} times" for count in kept.values() if count != 1]
+    return problems + _wrong_objects()
+
+
+def _wrong_objects() -> list[str]:
     stored = StoredObject.objects.filter(order__state=OrderState.READY, state=StoredObject.State.STORED)
-    for shot in Shot.objects.filter(order__state=OrderState.READY, state=ShotState.DONE):
-        if (
-            stored.filter(
-                order=shot.order, index=shot.index, pk__in=(shot.headshot_id, shot.preview_id)
-            ).count()
-            != 2
-        ):
+    delivered = Shot.objects.filter(order__state=OrderState.READY, state=ShotState.DONE)
+    needed = set()
+    problems = []
+    for shot in delivered:
+        pictures = stored.filter(
+            order=shot.order,
+            index=shot.index,
+            pk__in=[pk for pk in (shot.headshot_id, shot.preview_id) if pk],
+        )
+        needed |= set(pictures.values_list("pk", flat=True))
+        if pictures.count() != 2:
             problems.append("a delivered shot has not one picture and one preview")
-    return problems
+    left = stored.exclude(pk__in=needed).filter(kind__in=(Kind.HEADSHOT, Kind.PREVIEW))
+    return problems + ["a picture that is not needed is still there"] * left.count()
 
 
 def wrong_refunds() -> list[str]:

@@ -1,12 +1,13 @@
 """Many worker processes on one data folder, some of which die, stop for longer than their lease, or break.
 
-    python -m tests.e2e.worker_driver FOLDER prepare ORDERS SHOTS     places paid orders
-    python -m tests.e2e.worker_driver FOLDER work PROCESSES [FAULTS]  renders them, FAULTS % with a fault
+    python -m tests.e2e.worker_driver FOLDER prepare ORDERS HEADSHOTS [SPARES]  places paid orders
+    python -m tests.e2e.worker_driver FOLDER work PROCESSES [FAULTS [MILLISECONDS]]  renders them
     python -m tests.e2e.worker_driver FOLDER read                     what was delivered
 
 Each prints one line of JSON. Services, vault and database are the real ones. `work` forks processes that do
 what a worker's child does, and forks another for each that dies. Without FAULTS the preview engine makes the
-pictures; with it an engine that counts: every shot's fault strikes once, at its first attempt.
+pictures; with it an engine that counts: FAULTS % of the shots have a fault that strikes once, at the first
+attempt, and a picture takes MILLISECONDS of a device.
 """
 
 import hashlib
@@ -28,10 +29,11 @@ PATIENCE_SECONDS: Final = 400.0
 FAULTS: Final = ("kill", "stop", "raise", "late kill")
 
 
-def prepare(folder: Path, order_count: int, shot_count: int) -> dict[str, Any]:
-    """A data folder with that many paid orders of that many shots each, ready to be rendered."""
+def prepare(folder: Path, order_count: int, shot_count: int, spares: int = 0) -> dict[str, Any]:
+    """A data folder with that many paid orders of that many headshots each, ready to be rendered."""
     from django.core.management import call_command
 
+    from headshots import celery, tasks  # noqa: F401 (hints are sent)
     from headshots.models import Order
     from headshots.services import clock, orders, payments
     from headshots.services.consent import Consent
@@ -39,7 +41,7 @@ def prepare(folder: Path, order_count: int, shot_count: int) -> dict[str, Any]:
 
     call_command("migrate", verbosity=0, skip_checks=True)
     call_command("seed_styles", stdout=sys.stderr)
-    _furnish(shot_count)
+    _furnish(shot_count, spares)
     for _ in range(order_count):
         placed = orders.place(
             raw=sample_selfie(),
@@ -54,7 +56,7 @@ def prepare(folder: Path, order_count: int, shot_count: int) -> dict[str, Any]:
     return {"orders": order_count}
 
 
-def work(folder: Path, processes: int, faults: int = 0) -> dict[str, Any]:
+def work(folder: Path, processes: int, faults: int = 0, milliseconds: int = 0) -> dict[str, Any]:
     """Render everything with `processes` at a time; what it took."""
     from django.conf import settings
     from django.db import connections
@@ -68,7 +70,7 @@ def work(folder: Path, processes: int, faults: int = 0) -> dict[str, Any]:
         assert time.monotonic() - began < PATIENCE_SECONDS, "orders are left over"
         connections.close_all()  # before any fork
         while len(alive) < processes:
-            alive.add(_forked(lambda: _live(folder, faults)))
+            alive.add(_forked(lambda: _live(folder, faults, milliseconds)))
         time.sleep(0.05)
         while alive and (ended := os.waitpid(-1, os.WNOHANG | os.WUNTRACED))[0]:
             pid, status = ended
@@ -102,13 +104,18 @@ def read(folder: Path) -> dict[str, Any]:
         for shot in done
         if shot.headshot
     ]
+    there = set(objects.blobs().list("o/"))
+
+    def names(*states: str) -> set[str]:
+        return {objects.name_of(row).blob_name for row in StoredObject.objects.filter(state__in=states)}
+
     return {
         "orders": sorted(set(Order.objects.values_list("state", flat=True))),
         "shots": sorted(set(Shot.objects.values_list("state", flat=True))),
         "pictures": pictures,
         "stored": StoredObject.objects.filter(kind=Kind.HEADSHOT, state="stored").count(),
-        "blobs": sum(1 for _ in objects.blobs().list("o/")),
-        "rows": StoredObject.objects.count(),
+        "unknown": len(there - names("intended", "stored")),
+        "missing": len(names("stored") - there),
         "most_attempts": max(Shot.objects.values_list("attempts", flat=True)),
     }
 
@@ -119,11 +126,11 @@ def _digest(jpeg: bytes) -> str:
     return hashlib.sha256(decode_jpeg(jpeg).tobytes()).hexdigest()
 
 
-def _furnish(shot_count: int) -> None:
+def _furnish(shot_count: int, spares: int) -> None:
     from headshots import tiers
     from headshots.services import uploads
 
-    tiers.TIERS["premium"] = replace(tiers.TIERS["premium"], headshots=shot_count, long_edge=1152)
+    tiers.TIERS["premium"] = replace(tiers.TIERS["premium"], headshots=shot_count, spares=0, long_edge=1152)
     uploads.clean = lambda raw: raw  # the sandbox is tested elsewhere
 
 
@@ -137,19 +144,24 @@ def _forked(live: Callable[[], None]) -> int:
         os._exit(1)
 
 
-def _live(folder: Path, faults: int) -> None:
+def _live(folder: Path, faults: int, milliseconds: int) -> None:
     """What a worker's child does: look for work every now and then, and render."""
     from headshots import tasks
     from headshots.rendering import tolerant
     from headshots.services import clock, shots
 
-    if faults:
-        engine = FaultyEngine(folder / "struck", faults)
+    if faults or milliseconds:
+        engine = FaultyEngine(folder / "struck", faults, milliseconds=milliseconds)
         tasks._engine = lambda: engine  # type: ignore[assignment]
     while True:
         tolerant("render", lambda now: tasks.drain())
         tolerant("mend", lambda now: shots.mend(clock.now()))
         time.sleep(random.uniform(0.05, 0.2))
+
+
+def _stop() -> None:
+    """Whoever waits for this process as its parent is told, and lets it go on."""
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 class FaultyEngine:
@@ -158,8 +170,12 @@ class FaultyEngine:
     name = "faulty"
     proof: Final[dict[str, str]] = {}
 
-    def __init__(self, struck: Path, percent: int) -> None:
-        self._struck, self._percent = struck, percent
+    def __init__(
+        self, struck: Path, percent: int, stop: Callable[[], None] = _stop, milliseconds: int = 0
+    ) -> None:
+        """`milliseconds` is what a device would be busy with each picture."""
+        self._struck, self._percent, self._stop = struck, percent, stop
+        self._seconds = milliseconds / 1000
         struck.mkdir(exist_ok=True)
 
     def run(self, source: Any, sink: Any, cancelled: Any) -> None:
@@ -170,9 +186,10 @@ class FaultyEngine:
                 if fault == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
                 if fault == "stop":
-                    os.kill(os.getpid(), signal.SIGSTOP)
+                    self._stop()
                 if fault == "raise":
                     raise RuntimeError("device lost")
+                time.sleep(self._seconds)
                 sink(_picture(request))
                 if fault == "late kill":
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -181,11 +198,13 @@ class FaultyEngine:
         number = int(hashlib.sha256(shot_id.encode()).hexdigest(), 16)
         if number % 100 >= self._percent:
             return ""
+        fault = FAULTS[number // 100 % len(FAULTS)]
         try:
-            (self._struck / shot_id).touch(exist_ok=False)
+            with (self._struck / shot_id).open("x") as struck:
+                struck.write(fault)
         except FileExistsError:
             return ""
-        return FAULTS[number // 100 % len(FAULTS)]
+        return fault
 
 
 def _picture(request: Any) -> Any:

@@ -154,7 +154,7 @@ def _one_life(account: StandIn, order: Order, postman: Postman, data: st.DataObj
     assert _facts() == {
         "charges": 1,
         "paid": 1,
-        "packs": 50,
+        "packs": 60,
         "disputes": ["won"] if is_disputed else [],
         "mismatches": 0,
     }

@@ -7,8 +7,19 @@ from typing import Any
 
 import pytest
 
+from pipelines import faces
 from pipelines.errors import Final
-from pipelines.gate import Thresholds, likeness, problems
+from pipelines.gate import (
+    BEST_RANK,
+    LIKENESSES,
+    LOWEST_RANK,
+    PREVIEW,
+    UNRANKED,
+    Thresholds,
+    likeness,
+    problems,
+    rank,
+)
 
 GOOD = {
     "faces": 1.0,
@@ -21,6 +32,7 @@ GOOD = {
     "cheek_distance": 5.0,
     "unnatural_colour": 0.0,
     "face_share": 0.4,
+    "soft_edge": 0.02,
 }
 
 
@@ -37,6 +49,7 @@ GOOD = {
         ("saturated", 0.05, 0.06, "oversaturated"),
         ("cheek_distance", 25.0, 25.1, "skin_tone_drift"),
         ("unnatural_colour", 2.0, 2.1, "skin_tone_drift"),
+        ("soft_edge", 0.10, 0.11, "soft_edge"),
     ],
 )
 def test_a_value_at_its_bound_passes_and_one_beyond_names_its_problem(
@@ -79,6 +92,40 @@ def test_the_words_follow_the_calibration() -> None:
     assert likeness(0.3, Thresholds(min_similarity=0.1, good_similarity=0.2, strong_similarity=0.3)) == (
         "strong likeness"
     )
+
+
+@pytest.mark.parametrize(
+    ("similarity", "changes", "expected"),
+    [
+        (0.70, {}, 1),
+        (0.70, {"cheek_distance": 12.6}, 2),
+        (0.70, {"skin_texture": 0.79}, 2),
+        (0.70, {"skin_texture": 1.21}, 2),
+        (0.70, {"sharpness": 89.0}, 2),
+        (0.55, {}, 3),
+        (0.55, {"clipped": 0.051}, 4),
+        (0.45, {}, 5),
+        (0.45, {"unnatural_colour": 1.1, "saturated": 0.03}, 6),
+    ],
+)
+def test_likeness_ranks_first_and_then_the_distance_from_the_other_bounds(
+    similarity: float, changes: dict[str, float], expected: int
+) -> None:
+    measures = GOOD | {"similarity": similarity} | changes
+
+    assert problems(measures, Thresholds()) == ()
+    assert rank(measures, Thresholds()) == expected
+    assert BEST_RANK <= expected <= LOWEST_RANK == 2 * len(LIKENESSES)
+
+
+def test_without_a_similarity_nothing_is_ranked() -> None:
+    assert rank({name: value for name, value in GOOD.items() if name != "similarity"}, PREVIEW) == UNRANKED
+
+
+def test_the_preview_allows_a_little_more_than_its_photo_was_allowed() -> None:
+    assert PREVIEW.min_sharpness == pytest.approx(0.6 * faces.MIN_SHARPNESS)
+    assert PREVIEW.max_clipped == pytest.approx(faces.MAX_CLIPPED + 0.1)
+    assert PREVIEW.max_second_face == faces.SECOND_FACE_AREA
 
 
 # The file

@@ -140,10 +140,10 @@ def test_what_is_ahead_counts_in_the_fair_order(
     history()
     pack, first, second = start("premium"), start(), start()
 
-    # Free shots end at 30, 60, ... 180, premium ones at 60, 120, ... 3000 thousand.
+    # Free shots end at 30, 60, ... 180, premium ones and their spares at 60, 120, ... 3600 thousand.
     assert seconds_of(first, now) == (0, (3 + 1) * 5)
     assert seconds_of(second, now) == ((3 + 1) * 5, (6 + 3) * 5)
-    assert seconds_of(pack, now) == (1 * 5, (50 + 6) * 5)
+    assert seconds_of(pack, now) == (1 * 5, (60 + 6) * 5)
 
 
 def test_shots_in_flight_count_half(

@@ -32,6 +32,7 @@ from headshots.services import (
     claiming,
     consent,
     export,
+    mails,
     objects,
     orders,
     payments,
@@ -138,8 +139,8 @@ def test_the_data_is_what_the_rows_say(ready: tuple[Order, list[tuple[bytes, byt
     data = data_of(exported(order))
 
     assert list(data) == [
-        *("format", "made_at", "order", "deletion", "consent", "selfies", "styles", "shots", "keys"),
-        *("stored_objects", "payments", "audit"),
+        *("format", "made_at", "order", "deletion", "consent", "licences", "mail", "selfies", "styles"),
+        *("shots", "keys", "stored_objects", "payments", "audit"),
     ]
     assert (data["format"], data["keys"], data["payments"]) == (
         "headshots-export/1",
@@ -179,6 +180,16 @@ def test_the_data_is_what_the_rows_say(ready: tuple[Order, list[tuple[bytes, byt
         "given_at": iso(agreed.given_at),
         "text": consent.TEXT,
     }
+    licence = order.licence
+    assert data["licences"] == [
+        {
+            "version": licence.version,
+            "text": licence.text,
+            "sha256": licence.sha256,
+            "granted_at": iso(licence.granted_at),
+        }
+    ]
+    assert data["mail"] == {"address": None, "mails": []}
     (selfie,) = order.selfies.all()
     assert data["selfies"] == [{"index": 0, "received_at": iso(selfie.received_at), "file": "selfie.jpg"}]
 
@@ -216,6 +227,8 @@ def test_styles_come_with_their_words_and_numbers_and_shots_with_their_seeds(
             "virtual_offset": shot.virtual_offset,
             "virtual_finish": shot.virtual_finish,
             "finished_at": iso(shot.finished_at),
+            "likeness": "",
+            "rank": 0,
             "style": "corporate",
             "style_number": 1,
             "planned_seeds": list(orders.seeds_of(order, shot.style_version_id, shot.index)),
@@ -297,6 +310,23 @@ def test_money_and_the_log_come_with_it_and_staff_stay_nameless(place: Callable[
         ("order.looked", "staff", {"shots": 50}),
     ]
     assert b"alice" not in archive.read("data.json")
+
+
+def test_the_address_is_given_in_clear_with_the_mails_it_got_and_without_the_token(
+    place: Callable[..., Placed],
+) -> None:
+    at = timezone.now()
+    placed = place(address="ada@example.org", now=at)
+    place(address="eve@example.org")
+    mails.run(at)
+
+    archive = exported(placed.order)
+
+    mail = {"kind": "placed", "state": "sent", "attempts": 1, "not_before": iso(at + mails.FIRST_PAUSE)}
+    mail |= {"created_at": iso(at), "sent_at": iso(at)}
+    assert data_of(archive)["mail"] == {"address": "ada@example.org", "mails": [mail]}
+    for absent in ("eve@example.org", placed.token):
+        assert absent.encode() not in archive.read("data.json")
 
 
 def test_no_secret_and_nothing_of_another_order_leaves(

@@ -76,6 +76,7 @@ def test_a_style_that_fails_on_more_than_a_fifth_is_switched_off(finish: Finish,
         (4, 3, 1, 0, "quality_gate"),  # one order alone: it may be the photo
         (4, 6, 2, 11, "quality_gate"),  # too long ago
         (4, 6, 2, 0, "worker_lost"),  # not the style's fault
+        (4, 6, 2, 0, "deadline"),  # nor this
     ],
 )
 def test_a_style_stays_on_when_that_says_nothing_about_it(
@@ -100,7 +101,7 @@ def test_a_style_that_is_switched_off_cannot_be_chosen_and_running_orders_go_on(
         place()
     with pytest.raises(Refusal, match="unknown_style"):
         place(tier_slug="premium", style_slugs=("corporate",))
-    assert len(place(tier_slug="premium").order.shots.exclude(style_version__style__slug="corporate")) == 50
+    assert len(place(tier_slug="premium").order.shots.exclude(style_version__style__slug="corporate")) == 60
     assert len(claiming.claim("worker", 3, now)) == 3
 
 

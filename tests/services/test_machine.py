@@ -99,6 +99,7 @@ class Machine(RuleBasedStateMachine):
                 style_slugs=(),
                 agreed=AGREED,
                 upload_id=None,
+                address="ada@example.org",
                 now=clock.now(),
             )
             self.witness.known[placed.order.pk] = Known(
@@ -434,6 +435,7 @@ WAITING: Final = {
     "order_nobody_looked_at",
     "epoch_key_past_its_end",
     "key_past_its_end",
+    "address_past_its_end",
     "object_older_than_a_day",
 }
 # What stays where it is while a store does not do what it is asked.

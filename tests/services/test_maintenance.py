@@ -15,7 +15,7 @@ from django.test import Client
 from headshots import hints, tasks
 from headshots.env import ROOT
 from headshots.models import Heartbeat, Order, OrderKey
-from headshots.services import clock, delivery, maintenance, objects, purge
+from headshots.services import clock, delivery, fencing, maintenance, objects, purge
 from headshots.services.orders import Placed
 from headshots.states import OrderState
 from headshots.vault.envelope import Kind
@@ -185,7 +185,7 @@ def test_a_deletion_that_breaks_is_not_the_next_customers_problem(
     def broken(*args: object, **kwargs: object) -> None:
         raise OSError("disk")
 
-    monkeypatch.setattr(purge, "begin", broken)
+    monkeypatch.setattr(fencing, "_end", broken)
 
     assert place().order.state == OrderState.ASSESSING
 

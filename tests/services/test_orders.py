@@ -39,13 +39,18 @@ def test_a_free_order_has_three_corporate_shots_and_a_sealed_selfie(placed: Plac
     assert len(sealed) == stored.size_bytes
 
 
-def test_a_premium_order_spreads_fifty_shots_over_the_eight_styles(place: Callable[..., Placed]) -> None:
+def test_a_premium_order_spreads_fifty_shots_and_ten_spares_over_the_eight_styles(
+    place: Callable[..., Placed],
+) -> None:
     order = place(tier_slug="premium").order
 
     per_style = Counter(order.shots.values_list("style_version__style__slug", flat=True))
-    assert sum(per_style.values()) == 50
-    assert sorted(per_style.values()) == [6, 6, 6, 6, 6, 6, 7, 7]
-    assert len({shot.seed for shot in order.shots.all()}) == 50
+    promised = order.shots.filter(index__lte=50)
+    of_promised = Counter(promised.values_list("style_version__style__slug", flat=True))
+    assert order.headshots == 50
+    assert sorted(of_promised.values()) == [6, 6, 6, 6, 6, 6, 7, 7]
+    assert sorted(per_style.values()) == [7, 7, 7, 7, 8, 8, 8, 8]
+    assert len({shot.seed for shot in order.shots.all()}) == 60
     first_eight = order.shots.order_by("index")[:8].values_list("style_version__style__slug", flat=True)
     assert len(set(first_eight)) == 8
 

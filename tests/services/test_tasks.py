@@ -288,19 +288,21 @@ def test_a_database_that_stays_away_ends_the_run(
     assert run.held == []  # its lease runs out
 
 
-def test_a_picture_that_was_delivered_survives_the_error_that_came_after(
+def test_a_picture_that_was_kept_survives_the_error_that_came_after_and_is_delivered_by_the_sweep(
     run: rendering.RenderRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection breaks between the server's COMMIT and its answer."""
     (request,) = run.source(1)
-    deliver = shots._deliver
+    keep = shots._keep
 
     def unheard(*arguments: object) -> bool:
-        deliver(*arguments)  # type: ignore[arg-type]
+        keep(*arguments)  # type: ignore[arg-type]
         raise OSError("connection reset")
 
-    monkeypatch.setattr(shots, "_deliver", unheard)
+    monkeypatch.setattr(shots, "_keep", unheard)
     run.sink(picture(request.shot_id))
+    assert Shot.objects.get(pk=request.shot_id).state == ShotState.KEPT
+    shots.sweep(timezone.now())
 
     shot = Shot.objects.get(pk=request.shot_id)
     assert shot.state == ShotState.DONE

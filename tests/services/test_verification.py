@@ -18,6 +18,7 @@ from headshots.models import (
     AuditEntry,
     Heartbeat,
     Inspection,
+    MailAddress,
     Order,
     OrderKey,
     Receipt,
@@ -193,6 +194,16 @@ def test_8_keys_past_their_end(healthy: Order, now: datetime) -> None:
     assert found(now)["key_past_its_end"] == 2
     assert found(now, is_fixing=True) == {}
     assert not OrderKey.objects.exists()
+
+
+def test_8_addresses_past_their_keys_end(healthy: Order, now: datetime) -> None:
+    MailAddress.objects.create(order=healthy, sealed=b"HSE1")
+    assert found(now) == {}
+    Order.objects.update(shredded_at=now)
+
+    assert found(now)["address_past_its_end"] == 1
+    assert "address_past_its_end" not in found(now, is_fixing=True)
+    assert not MailAddress.objects.exists()
 
 
 def test_9_epoch_keys_past_their_end(healthy: Order) -> None:

@@ -18,7 +18,7 @@ from django.db import connection
 from django.test import override_settings
 from django.utils import timezone
 
-from headshots.services import clock, objects, purge, styles, uploads
+from headshots.services import clock, farewells, objects, purge, styles, uploads
 from headshots.vault.blobs import DiskBlobStore
 from tests.services.unreliable import UnreliableStore
 
@@ -166,3 +166,4 @@ def _forget_process() -> None:
     for cached in (objects._order_keys, objects._epochs):
         cached.cache_clear()
     clock._seen.clear()
+    farewells._held.clear()

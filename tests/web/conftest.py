@@ -10,7 +10,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpResponse
 from django.test import Client
 
-from headshots.models import ConsentRecord, Order, OrderKey, Shot, StoredObject
+from headshots.models import ConsentRecord, LicenceGrant, MailAddress, Order, OrderKey, Shot, StoredObject
 from headshots.services import objects
 from headshots.services.orders import Placed
 
@@ -53,7 +53,7 @@ def hold(client: Client, placed: Placed) -> None:
 
 def nothing_is_stored() -> bool:
     """Whether a refusal left no row and no object behind."""
-    rows = Order, OrderKey, ConsentRecord, Shot, StoredObject
+    rows = Order, OrderKey, ConsentRecord, LicenceGrant, MailAddress, Shot, StoredObject
     return not any(model.objects.exists() for model in rows) and not list(objects.blobs().list("o/"))
 
 

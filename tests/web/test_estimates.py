@@ -74,7 +74,7 @@ def test_the_part_of_the_page_changes_with_its_words_alone(
 ) -> None:
     hold(client, placed)
     orders.accept(placed.order, clock.now())
-    seen = "queued-0-0-0-starts-in-about-2-minutes-ready-in-about-5-minutes"
+    seen = "queued-0-0-0-0-starts-in-about-2-minutes-ready-in-about-5-minutes"
     part = f"/orders/{placed.order.pk}/progress?seen={seen}"
 
     expect(115, 295)

@@ -164,6 +164,60 @@ def test_the_zip_holds_the_pictures_and_the_licence(
     assert archive.read(names[1]) == client.get(url(held, "headshots/2/full")).content
 
 
+def test_the_best_come_first_with_their_likeness_in_words(client: Client, held: Placed) -> None:
+    Order.objects.update(state=OrderState.READY)
+    said = {1: (5, "fair likeness"), 2: (1, "strong likeness"), 3: (3, "good likeness")}
+    for index, (rank, likeness) in said.items():
+        delivered = {"state": ShotState.DONE, "width": 896, "height": 1152}
+        Shot.objects.filter(index=index).update(rank=rank, likeness=likeness, **delivered)
+
+    page = client.get(url(held)).content.decode()
+    best = client.get(url(held, "headshots/2/")).content.decode()
+
+    assert re.findall(r'<li id="headshot-(\d)"', page) == ["2", "3", "1"]
+    shown = re.findall(r'<p class="under"><span>(\d\. \w+)<br><span class="fine">([\w ]+)</span>', page)
+    assert shown == [
+        ("1. Corporate", "Strong likeness"),
+        ("2. Corporate", "Good likeness"),
+        ("3. Corporate", "Fair likeness"),
+    ]
+    assert "judged by a face recogniser that had no part in making it" in page
+    assert "headshot 1 of 3, strong likeness, 896 × 1152" in best
+    assert 'rel="prev"' not in best
+    assert 'rel="next" href="' + url(held, "headshots/3/") in best
+
+
+def test_a_likeness_that_was_not_measured_is_not_spoken_of(client: Client, held: Placed) -> None:
+    Order.objects.update(state=OrderState.READY)
+    Shot.objects.update(state=ShotState.DONE, width=896, height=1152)
+
+    page = client.get(url(held)).content.decode() + client.get(url(held, "headshots/2/")).content.decode()
+
+    assert "likeness" not in page
+    assert "recogniser" not in page
+
+
+def test_pictures_that_are_compared_are_counted_and_not_shown(
+    client: Client, place: Callable[..., Placed]
+) -> None:
+    placed = place(tier_slug="premium")
+    hold(client, placed)
+    Order.objects.update(state=OrderState.RENDERING)
+    Shot.objects.filter(index__lte=49).update(state=ShotState.KEPT, rank=3, likeness="good likeness")
+    Shot.objects.filter(index=1).update(state=ShotState.DONE, width=2987, height=3840)
+    before_the_last = client.get(url(placed)).content.decode()
+    Shot.objects.filter(index=50).update(state=ShotState.KEPT, rank=3, likeness="good likeness")
+    page = client.get(url(placed)).content.decode()
+
+    assert "Rendering 50 of 50" in before_the_last
+    assert '<progress max="50" value="49"' in before_the_last
+    assert "Choosing the best" in page
+    assert '<progress max="50" value="50"' in page
+    assert re.findall(r'<li id="headshot-(\d+)"', page) == ["1"]
+    assert page.count('<div class="frame">') == 49
+    assert client.get(url(placed, "headshots/2/full")).status_code == 404
+
+
 @pytest.mark.parametrize("path", ["archive.zip", "headshots/1/", "headshots/1/full", "headshots/99/preview"])
 def test_a_picture_that_does_not_exist_yet_says_so_and_leads_back(
     client: Client, held: Placed, path: str
@@ -223,7 +277,7 @@ def test_failed_pictures_are_told_with_their_refund(client: Client, place: Calla
     client.post(url(placed, "checkout"))
     Order.objects.update(state=OrderState.RENDERING)
     Shot.objects.update(state=ShotState.DONE)
-    Shot.objects.filter(index__lte=2).update(state=ShotState.FAILED, error_code="gate")
+    Shot.objects.filter(index__lte=12).update(state=ShotState.FAILED, error_code="gate")
     orders.finish(placed.order.pk, timezone.now())
     some = client.get(url(placed)).content.decode()
 

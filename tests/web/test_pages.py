@@ -15,7 +15,7 @@ from pytest_django import Settings
 from headshots.exceptions import TEXTS
 from headshots.models import Heartbeat, Order, Receipt
 from headshots.services import consent, purge
-from headshots.services.licences import licence_terms
+from headshots.services.licences import LICENCES
 from headshots.services.orders import Placed
 from headshots.tiers import TIERS
 from headshots.web import health
@@ -66,6 +66,7 @@ def test_the_front_page_says_what_it_costs_and_what_is_a_stand_in(client: Client
         assert f"{tier.headshots} headshots</strong>, {tier.promise}" in page
         assert f"{tier.long_edge} pixels" in page
         assert tier.licence in page
+    assert page.count("Up to 60 are made, and the best 50 that pass are yours.") == 1
     assert "Preview engine." in page
     assert "test mode" in page
 
@@ -76,7 +77,8 @@ def test_privacy_and_terms_quote_the_texts_that_count(client: Client) -> None:
     assert consent.TEXT in privacy
     assert consent.VERSION in privacy
     for slug in TIERS:
-        assert licence_terms(slug)[1] in terms
+        assert LICENCES[slug].summary in terms
+        assert f'<a href="/licences/{slug}">The whole text of {LICENCES[slug].version}</a>' in terms
 
 
 def test_a_receipt_page_shows_the_steps_and_then_the_text(

@@ -27,7 +27,12 @@ from tests.web.conftest import hold, nothing_is_stored
 __all__ = ["ready"]  # a fixture of the API's tests
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-FILLED = {"order_id": str(uuid.UUID(int=9)), "index": "1", "receipt_id": "0000-0000-0000-0000"}
+FILLED = {
+    "order_id": str(uuid.UUID(int=9)),
+    "index": "1",
+    "receipt_id": "0000-0000-0000-0000",
+    "tier_slug": "free",
+}
 
 
 def every_route(resolver: URLResolver, prefix: str = "/") -> Iterator[str]:
@@ -109,6 +114,7 @@ PUBLIC: Mapping[str, Mapping[str, int]] = {
     "/audit/checkpoints/<int:index>": {"GET": 200},
     "/privacy": {"GET": 200},
     "/terms": {"GET": 200},
+    "/licences/<str:tier_slug>": {"GET": 200},
     "/robots.txt": {"GET": 200},
     "/webhooks/stripe": {"POST": 404},  # in test mode; see tests/payments
     "/healthz": {"GET": 200},
@@ -117,6 +123,8 @@ PUBLIC: Mapping[str, Mapping[str, int]] = {
     "/api/v1/docs": dict.fromkeys(METHODS, 200),
     "/api/v1/openapi.json": dict.fromkeys(METHODS, 200),
     "/api/v1/styles": {"GET": 200},
+    "/api/v1/tiers": {"GET": 200},
+    "/api/v1/challenge": {"GET": 200},
     "/api/v1/orders": {"POST": 400},
     "/api/v1/receipts/<receipt_id>": {"GET": 200},
 }

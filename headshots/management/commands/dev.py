@@ -14,7 +14,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from headshots.checks import TAG
+from headshots.checks import ADVICE, TAG
 from headshots.env import ROOT
 from headshots.management.database import has_unapplied_migrations
 
@@ -38,7 +38,10 @@ class Command(BaseCommand):
         "A process that dies is started again; orders lose nothing by it."
     )
 
-    requires_system_checks = (TAG,)  # ours alone: checking all routes too would double the time to start
+    requires_system_checks = (
+        TAG,
+        ADVICE,
+    )  # ours alone: checking all routes too would double the time to start
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--port", type=int, default=settings.ENVIRONMENT.port, help="port of the site")

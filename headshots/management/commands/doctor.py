@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from headshots.services import doctor
+from headshots.services import doctor, sales
 
 
 class Command(BaseCommand):
@@ -22,7 +22,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print one machine-readable line")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        findings = doctor.examine({"weights": _weights})
+        findings = doctor.examine({"weights": _weights, "licences": _licences})
         if options["json"]:
             shown = {"findings": [asdict(finding) for finding in findings], "unseen": list(doctor.UNSEEN)}
             self.stdout.write(json.dumps(shown))
@@ -45,3 +45,12 @@ def _weights() -> Iterator[tuple[str, str]]:
     for verdict in verify(settings.WEIGHTS):
         if verdict.state != "ok":
             yield verdict.detail.rstrip("."), doctor.GENUINE
+
+
+def _licences() -> Iterator[tuple[str, str]]:
+    """The networks that make what is sold; of the optional ones, those in the bundle."""
+    from pipelines.weights import read_lock
+
+    held = {entry.key for entry in read_lock(settings.WEIGHTS).values()} if settings.WEIGHTS else set()
+    if problem := sales.problem(held):
+        yield problem, doctor.LICENSED

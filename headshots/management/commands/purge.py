@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
 from headshots import process
-from headshots.services import clock, maintenance, purge, verification
+from headshots.services import clock, farewells, maintenance, purge, verification
 from headshots.services.verification import Report
 
 WATCH_SECONDS: Final = 60
@@ -71,6 +71,7 @@ class Command(BaseCommand):
     def _pass(self, *, as_json: bool) -> None:
         tally = purge.run(clock.now())
         left = purge.objects_left()
+        farewells.deliver(clock.now())  # this process ends, and with it what it holds
         if as_json:
             self.stdout.write(json.dumps({**asdict(tally), "objects_left": left}))
         else:
@@ -87,6 +88,7 @@ class Command(BaseCommand):
     def _watch(self, seconds: float, *, as_json: bool) -> None:
         """A pass every `seconds` until SIGTERM or SIGINT; what goes wrong is said and tried again."""
         stop = threading.Event()
+        farewells.start()
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: stop.set())
         while not stop.is_set():

@@ -88,6 +88,7 @@ def test_the_selfie_itself_passes_and_is_like_itself(assess: Assess, selfie: Pix
     report = assess(selfie)
 
     assert report.problems == ()
+    assert (report.likeness, report.rank) == ("strong likeness", 2)  # it could be sharper
     assert report.measures == {
         "faces": 1.0,
         "second_face": 0.0,

@@ -39,26 +39,14 @@ function show() {
   thumbnail.src = URL.createObjectURL(file); // what the browser cannot show is still sent: the server decides
 }
 
-input.addEventListener("change", show);
-for (const name of ["dragenter", "dragover"]) {
-  drop.addEventListener(name, (event) => {
-    event.preventDefault();
-    drop.classList.add("over");
-  });
-}
-for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-drop.addEventListener("drop", (event) => {
-  event.preventDefault();
-  if (event.dataTransfer.files.length > 1) {
+takeFiles(input, drop, (files) => {
+  if (files.length > 1) {
     tell("That was more than one file.", "Drop one photo that shows only you.");
     return;
   }
-  if (!event.dataTransfer.files.length) return;
-  input.files = event.dataTransfer.files;
+  input.files = files;
   show();
 });
-// A file that misses the drop zone would replace the page.
-for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
 
 form.addEventListener("submit", () => {
   send.disabled = true; // a second click would be a second order for the same upload

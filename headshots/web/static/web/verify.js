@@ -183,19 +183,6 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   show(`${text.value.trim()}\n`); // copying often leaves an empty line, or the last line's end behind
 });
-input.addEventListener("change", () => {
-  if (input.files.length) showFile(input.files[0]);
+takeFiles(input, drop, (files) => {
+  if (files.length) showFile(files[0]);
 });
-for (const name of ["dragenter", "dragover"]) {
-  drop.addEventListener(name, (event) => {
-    event.preventDefault();
-    drop.classList.add("over");
-  });
-}
-for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-drop.addEventListener("drop", (event) => {
-  event.preventDefault();
-  if (event.dataTransfer.files.length) showFile(event.dataTransfer.files[0]);
-});
-// A file that misses the drop zone would replace the page.
-for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());

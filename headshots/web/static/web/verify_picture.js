@@ -277,19 +277,6 @@ async function showFile(file) {
 form.hidden = false;
 document.getElementById("without-script").hidden = true;
 form.addEventListener("submit", (event) => event.preventDefault());
-input.addEventListener("change", () => {
-  if (input.files.length) showFile(input.files[0]);
+takeFiles(input, drop, (files) => {
+  if (files.length) showFile(files[0]);
 });
-for (const name of ["dragenter", "dragover"]) {
-  drop.addEventListener(name, (event) => {
-    event.preventDefault();
-    drop.classList.add("over");
-  });
-}
-for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-drop.addEventListener("drop", (event) => {
-  event.preventDefault();
-  if (event.dataTransfer.files.length) showFile(event.dataTransfer.files[0]);
-});
-// A file that misses the drop zone would replace the page.
-for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());

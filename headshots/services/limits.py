@@ -1,0 +1,130 @@
+"""How many free orders one network may place in an hour and in a day, counted without any address.
+
+A count is kept under an HMAC of window and network. Its salt is drawn anew each UTC day, is wrapped by the
+key of the hour it was drawn in, and is deleted with the day's counts once the day is over: from then on
+nobody can try addresses against the digests. A copy of the database that was kept cannot either, once that
+hour's key is destroyed, at most 24 hours after the salt was drawn.
+"""
+
+import hashlib
+import hmac
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
+
+from django.conf import settings
+from django.db.models import F
+
+from headshots.exceptions import Refusal, TooMany
+from headshots.models import NetworkCount, NetworkSalt
+from headshots.services import objects
+from headshots.vault.envelope import Role
+from headshots.vault.errors import KeyGone, StoreAway, Unreadable
+from headshots.vault.keys import epoch_of, new_order_key, not_after_of, open_order_key
+from pipelines.errors import Retryable
+
+HOUR: Final = timedelta(hours=1)
+DAY: Final = timedelta(days=1)
+
+# This process's clear salts by the wrapped ones; only today's is kept.
+_clear: dict[tuple[date, bytes], bytes] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Window:
+    digest: str
+    limit: int
+    ends_at: datetime
+
+
+def require_room(network: str, now: datetime) -> None:
+    """Raises TooMany, which says when to come back, for a network that has had its free orders."""
+    for window in _windows(network, now):
+        if NetworkCount.objects.filter(digest=window.digest, count__gte=window.limit).exists():
+            raise _too_many(window, now)
+
+
+def count(network: str, now: datetime) -> None:
+    """Count one free order, in the caller's transaction. Raises TooMany when others were faster."""
+    for window in _windows(network, now):
+        NetworkCount.objects.get_or_create(digest=window.digest, defaults={"ends_at": window.ends_at})
+        counted = NetworkCount.objects.filter(digest=window.digest, count__lt=window.limit)
+        if not counted.update(count=F("count") + 1):
+            raise _too_many(window, now)
+
+
+def prune(now: datetime) -> int:
+    """Delete the counts of windows that are over, and the salts of days that are; how many rows."""
+    today = now.astimezone(UTC).date()
+    for kept in list(_clear):  # a copy: other threads count meanwhile
+        if kept[0] < today:
+            _clear.pop(kept, None)
+    salts = NetworkSalt.objects.filter(day__lt=today).delete()[0]
+    return salts + NetworkCount.objects.filter(ends_at__lte=now).delete()[0]
+
+
+def _too_many(window: _Window, now: datetime) -> TooMany:
+    return TooMany(max(1, -(-(window.ends_at - now) // timedelta(seconds=1))))
+
+
+def _windows(network: str, now: datetime) -> Iterator[_Window]:
+    """The day that `now` lies in and its hour; the longer wait is told first."""
+    salt = _salt(now)
+    midnight = datetime.combine(now.astimezone(UTC).date(), time(), UTC)
+    hour = midnight + (now - midnight) // HOUR * HOUR
+    for name, start, length, limit in (
+        ("day", midnight, DAY, settings.FREE_PER_DAY),
+        ("hour", hour, HOUR, settings.FREE_PER_HOUR),
+    ):
+        told = f"{name}|{start.isoformat()}|{network}".encode()
+        yield _Window(
+            digest=hmac.digest(salt, told, hashlib.sha256).hex(), limit=limit, ends_at=start + length
+        )
+
+
+def _salt(now: datetime) -> bytes:
+    """Today's salt, 32 bytes, the same in every process.
+
+    Raises as `objects.create_keys` does. One that can no longer be opened, in a database put back from a copy
+    or by a process whose keys ended with it, is replaced, and the day's counts begin anew.
+    """
+    today = now.astimezone(UTC).date()
+    row = NetworkSalt.objects.filter(day=today).first()
+    if row is not None:
+        try:
+            return _opened(row)
+        except Unreadable:
+            NetworkSalt.objects.filter(day=today, wrapped=row.wrapped).delete()
+    return _opened(_made(today, now))
+
+
+def _made(today: date, now: datetime) -> NetworkSalt:
+    holder, epoch = uuid.uuid4(), epoch_of(now)
+    try:
+        wrapped = new_order_key(objects.epochs(), order_id=holder, role=Role.SELFIES, epoch=epoch, now=now)
+    except StoreAway as error:
+        raise Retryable("store_away", str(error)) from error
+    except KeyGone as error:
+        raise Refusal("clock_skew") from error
+    made = {"id": holder, "epoch": epoch, "wrapped": wrapped}
+    row, _ = NetworkSalt.objects.get_or_create(day=today, defaults=made)  # another process may be first
+    return row
+
+
+def _opened(row: NetworkSalt) -> bytes:
+    wrapped = bytes(row.wrapped)
+    if (row.day, wrapped) not in _clear:
+        try:
+            _clear[row.day, wrapped] = open_order_key(
+                objects.epochs(),
+                wrapped,
+                order_id=row.id,
+                role=Role.SELFIES,
+                epoch=row.epoch,
+                not_after=not_after_of(row.epoch),
+            )
+        except StoreAway as error:
+            raise Retryable("store_away", str(error)) from error
+    return _clear[row.day, wrapped]
