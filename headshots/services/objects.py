@@ -139,11 +139,11 @@ def require_unfenced(order: Order) -> None:
 def put(stored: StoredObject, plaintext: bytes, now: datetime) -> None:
     """Seal and write the object of an intended row; fills its size and hash, which the caller saves.
 
-    Raises NotFound when the order is not live, Retryable("store_away"), or what the blob store raises.
+    Raises NotFound when the order is not live or its key is lost, Retryable("store_away"), or what the blob
+    store raises.
     """
+    sealed = _sealed(stored.order, name_of(stored), plaintext, now)
     with _retried():
-        with _order_key(stored.order, role_of(Kind(stored.kind)), now) as key:
-            sealed = seal_object(key, name_of(stored), plaintext)
         blobs().put(name_of(stored).blob_name, sealed)
     stored.size_bytes = len(sealed)
     stored.sha256 = hashlib.sha256(sealed).hexdigest()
@@ -173,10 +173,17 @@ def read(stored: StoredObject, now: datetime) -> bytes:
 def seal_for_row(order: Order, name: ObjectName, plaintext: bytes, now: datetime) -> bytes:
     """What a row may hold of an order instead of the store: sealed under the key of the name's kind.
 
-    Raises NotFound when the order is not live, Retryable("store_away").
+    Raises NotFound when the order is not live or its key is lost, Retryable("store_away").
     """
-    with _retried(), _order_key(order, role_of(name.kind), now) as key:
-        return bytes(seal_object(key, name, plaintext))
+    return bytes(_sealed(order, name, plaintext, now))
+
+
+def _sealed(order: Order, name: ObjectName, plaintext: bytes, now: datetime) -> bytearray:
+    try:
+        with _retried(), _order_key(order, role_of(name.kind), now) as key:
+            return seal_object(key, name, plaintext)
+    except Unreadable as error:
+        raise NotFound from error
 
 
 def open_from_row(order: Order, name: ObjectName, sealed: bytes, now: datetime) -> bytes:

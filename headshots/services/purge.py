@@ -32,7 +32,7 @@ from headshots.services import (
     storage,
     tombstones,
 )
-from headshots.states import LIVE_STATES, OrderState
+from headshots.states import LIVE_STATES, OPEN_STATES, OrderState
 from headshots.vault import files
 from headshots.vault.errors import StoreAway
 from headshots.vault.receipts import is_receipt_id
@@ -143,8 +143,14 @@ def _prune_tombstones(now: datetime) -> int:
 def end_orders_of_the_future(now: datetime) -> int:
     """Delete orders that were placed by a clock that was ahead of `now`, which is right; how many.
 
-    Their 24 hours would end that much too late.
+    Their 24 hours would end that much too late. Deletions and shots that wait for that clock wait no more.
     """
+    latest = now + fencing.MAX_LEASE_WAIT + fencing.settle()  # what a right clock can have set
+    waiting = Order.objects.filter(state=OrderState.PURGING)
+    waiting.filter(settles_at__gt=latest).update(settles_at=latest)
+    waiting.filter(purge_not_before__gt=latest).update(purge_not_before=now)
+    Shot.objects.filter(state__in=OPEN_STATES, lease_until__gt=latest).update(lease_until=latest)
+    Shot.objects.filter(state__in=OPEN_STATES, not_before__gt=latest).update(not_before=now)
     ahead = Order.objects.filter(state__in=LIVE_STATES, created_at__gt=now + clock.MAX_SKEW)
     order_ids = list(ahead.values_list("pk", flat=True))
     for order_id in order_ids:

@@ -363,7 +363,7 @@ class Machine(RuleBasedStateMachine):
                 case "expire":
                     self.world.pass_time(timedelta(hours=24))
                     purge.run(clock.now())
-                case "restart":
+                case "restart" if not self.world.are_epoch_keys_away:
                     self.world.restart()
                 case "settle" if order:
                     purge.request(order, actor="customer", now=clock.now())

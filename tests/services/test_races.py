@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from pytest_django import Settings
 
 from headshots.exceptions import NotFound, Refusal
 from headshots.models import Order, OrderKey, Receipt, Selfie, StoredObject
 from headshots.services import clock, incarnation, objects, orders, purge
 from headshots.services.orders import Placed
 from headshots.states import OrderState
+from headshots.vault.envelope import Kind
 from tests.services.test_restore import back_up, put_back
 from tests.services.unreliable import UnreliableStore
 
@@ -73,6 +75,41 @@ def test_an_order_placed_by_a_clock_that_was_ahead_does_not_live_longer_for_it(
     assert not OrderKey.objects.exists()
     assert "1 orders placed ahead of it ended" in capsys.readouterr().out
     assert clock.now() < of_the_future.created_at
+
+
+@pytest.mark.django_db
+def test_a_deletion_begun_by_a_clock_that_was_ahead_ends_by_the_right_one(
+    place: Callable[..., Placed], ahead: Callable[[timedelta], None], settings: Settings
+) -> None:
+    settings.PURGE_SETTLE_SECONDS = 600.0
+    begun = place(now=clock.now()).order
+    ahead(timedelta(hours=30))
+    call_command("purge")
+    ahead(timedelta(0))
+    assert Order.objects.get(pk=begun.pk).state == OrderState.PURGING
+
+    call_command("purge", "--reset-clock")
+    ahead(timedelta(minutes=31))
+    call_command("purge")
+
+    assert Order.objects.get(pk=begun.pk).state == OrderState.PURGED
+    assert not list(objects.blobs().list("o/"))
+
+
+@pytest.mark.django_db
+def test_an_order_whose_key_is_lost_takes_no_picture_as_one_that_has_ended(
+    place: Callable[..., Placed],
+) -> None:
+    order = place(now=clock.now()).order
+    stored = objects.intend(order, Kind.HEADSHOT, 1, clock.now())
+    kept = list(objects.blobs().list("o/"))
+    objects.epochs().destroy_due(order.not_after)
+    objects.forget_keys(order)
+
+    with pytest.raises(NotFound):
+        objects.put(stored, b"a picture", clock.now())
+
+    assert list(objects.blobs().list("o/")) == kept
 
 
 @pytest.mark.django_db
