@@ -145,18 +145,25 @@ def end_orders_of_the_future(now: datetime) -> int:
 
     Their 24 hours would end that much too late. Deletions and shots that wait for that clock wait no more.
     """
-    latest = now + fencing.MAX_LEASE_WAIT + fencing.settle()  # what a right clock can have set
-    waiting = Order.objects.filter(state=OrderState.PURGING)
-    waiting.filter(settles_at__gt=latest).update(settles_at=latest)
-    waiting.filter(purge_not_before__gt=latest).update(purge_not_before=now)
-    Shot.objects.filter(state__in=OPEN_STATES, lease_until__gt=latest).update(lease_until=latest)
-    Shot.objects.filter(state__in=OPEN_STATES, not_before__gt=latest).update(not_before=now)
+    _wait_no_longer(now)
     ahead = Order.objects.filter(state__in=LIVE_STATES, created_at__gt=now + clock.MAX_SKEW)
     order_ids = list(ahead.values_list("pk", flat=True))
     for order_id in order_ids:
         fencing.end_safely([order_id], now)
         _advance_safely(order_id, now)
     return len(order_ids)
+
+
+def _wait_no_longer(now: datetime) -> None:
+    latest = now + fencing.MAX_LEASE_WAIT + fencing.settle()  # what a right clock can have set
+    waiting = Order.objects.filter(state=OrderState.PURGING)
+    waiting.filter(settles_at__gt=latest).update(settles_at=latest)
+    waiting.filter(purge_not_before__gt=latest).update(purge_not_before=now)
+    waiting.filter(absent_at__gt=now).update(absent_at=None)  # looks of two clocks cannot be told apart
+    for done in ("fenced_at", "selfie_shredded_at", "shredded_at", "tombstoned_at", "swept_at"):
+        waiting.filter(**{f"{done}__gt": now}).update(**{done: now})  # it is true that it was done by now
+    Shot.objects.filter(state__in=OPEN_STATES, lease_until__gt=latest).update(lease_until=latest)
+    Shot.objects.filter(state__in=OPEN_STATES, not_before__gt=latest).update(not_before=now)
 
 
 def nudge(now: datetime) -> None:
