@@ -216,7 +216,7 @@ def test_a_line_that_cannot_be_written_prints_nothing(capfd: pytest.CaptureFixtu
 def test_the_only_handler_is_ours(settings: Settings) -> None:
     assert settings.LOGGING["handlers"] == {"events": {"class": "headshots.logs.EventHandler"}}
     assert settings.LOGGING["root"]["handlers"] == ["events"]
-    assert not any(logger["handlers"] for logger in settings.LOGGING["loggers"].values())
+    assert not any(logger.get("handlers") for logger in settings.LOGGING["loggers"].values())
     assert isinstance(logs.EventHandler().formatter, logs.EventFormatter)
 
 

@@ -17,13 +17,11 @@ from typing import Final
 from django.conf import settings
 from django.db.models import F
 
-from headshots.exceptions import Refusal, TooMany
+from headshots.exceptions import TooMany
 from headshots.models import NetworkCount, NetworkSalt
 from headshots.services import objects
-from headshots.vault.envelope import Role
-from headshots.vault.errors import KeyGone, StoreAway, Unreadable
-from headshots.vault.keys import epoch_of, new_order_key, not_after_of, open_order_key
-from pipelines.errors import Retryable
+from headshots.vault.errors import Unreadable
+from headshots.vault.keys import epoch_of
 
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
@@ -102,13 +100,7 @@ def _salt(now: datetime) -> bytes:
 
 def _made(today: date, now: datetime) -> NetworkSalt:
     holder, epoch = uuid.uuid4(), epoch_of(now)
-    try:
-        wrapped = new_order_key(objects.epochs(), order_id=holder, role=Role.SELFIES, epoch=epoch, now=now)
-    except StoreAway as error:
-        raise Retryable("store_away", str(error)) from error
-    except KeyGone as error:
-        raise Refusal("clock_skew") from error
-    made = {"id": holder, "epoch": epoch, "wrapped": wrapped}
+    made = {"id": holder, "epoch": epoch, "wrapped": objects.wrap_salt(holder, epoch, now)}
     row, _ = NetworkSalt.objects.get_or_create(day=today, defaults=made)  # another process may be first
     return row
 
@@ -116,15 +108,5 @@ def _made(today: date, now: datetime) -> NetworkSalt:
 def _opened(row: NetworkSalt) -> bytes:
     wrapped = bytes(row.wrapped)
     if (row.day, wrapped) not in _clear:
-        try:
-            _clear[row.day, wrapped] = open_order_key(
-                objects.epochs(),
-                wrapped,
-                order_id=row.id,
-                role=Role.SELFIES,
-                epoch=row.epoch,
-                not_after=not_after_of(row.epoch),
-            )
-        except StoreAway as error:
-            raise Retryable("store_away", str(error)) from error
+        _clear[row.day, wrapped] = objects.open_salt(wrapped, row.id, row.epoch)
     return _clear[row.day, wrapped]

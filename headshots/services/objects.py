@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -20,7 +21,7 @@ from headshots.vault.cache import OrderKeys
 from headshots.vault.envelope import Kind, ObjectName, Role, open_object, role_of, seal_object
 from headshots.vault.epochs_ring import MemoryShelf, RingEpochs, Shelf
 from headshots.vault.errors import BlobMissing, KeyGone, StoreAway, Unreadable
-from headshots.vault.keys import EpochStore, RootRing, new_order_key, open_order_key
+from headshots.vault.keys import EpochStore, RootRing, new_order_key, not_after_of, open_order_key
 from pipelines.errors import Retryable
 
 
@@ -116,6 +117,33 @@ def create_keys(order: Order, now: datetime) -> None:
         except KeyGone as error:
             raise Refusal("clock_skew") from error
         OrderKey.objects.create(order=order, role=role, wrapped=wrapped)
+
+
+def wrap_salt(holder: UUID, epoch: int, now: datetime) -> bytes:
+    """A new random salt that nobody sees, wrapped in the place of the photos' key of an order `holder`.
+
+    Raises as `create_keys` does.
+    """
+    try:
+        with _retried():
+            return new_order_key(epochs(), order_id=holder, role=Role.SELFIES, epoch=epoch, now=now)
+    except KeyGone as error:
+        raise Refusal("clock_skew") from error
+
+
+def open_salt(wrapped: bytes, holder: UUID, epoch: int) -> bytes:
+    """The 32 bytes of a salt. Raises Unreadable when its hour's key is destroyed, Retryable("store_away")."""
+    with _retried():
+        return bytes(
+            open_order_key(
+                epochs(),
+                wrapped,
+                order_id=holder,
+                role=Role.SELFIES,
+                epoch=epoch,
+                not_after=not_after_of(epoch),
+            )
+        )
 
 
 def intend(order: Order, kind: Kind, index: int, now: datetime) -> StoredObject:
