@@ -148,9 +148,10 @@ def warm_engine() -> None:
             raise Final(result.code, f"the engine made no step of the sample portrait: {result.code}")
 
     credentials.require_ready()
-    engine, waiting = _engine(), [_sample_request()]
-    # Cancelled as soon as it is asked about: after the first step.
-    engine.run(lambda free_slots: [waiting.pop()] if waiting else [], fail, lambda shot_id: True)
+    with _draining:  # two threads that load networks at once break each other's
+        engine, waiting = _engine(), [_sample_request()]
+        # Cancelled as soon as it is asked about: after the first step.
+        engine.run(lambda free_slots: [waiting.pop()] if waiting else [], fail, lambda shot_id: True)
 
 
 def _sample_request() -> "ShotRequest":

@@ -387,3 +387,19 @@ def test_the_engine_is_warmed_by_one_step_or_says_why_not(monkeypatch: pytest.Mo
     monkeypatch.setattr(tasks, "_engine", Blind)
     with pytest.raises(Final, match="no_face"):
         tasks.warm_engine()
+
+
+def test_nobody_else_loads_the_engine_while_it_is_being_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that load networks at once break each other's: the one that looks for work has to wait."""
+    loads: list[str] = []
+
+    def load() -> SimpleNamespace:
+        loads.append("loaded")
+        tasks.drain()  # what the thread that looks for work would do just now
+        return SimpleNamespace(run=lambda source, sink, cancelled: None)
+
+    monkeypatch.setattr(tasks, "_engine", load)
+
+    tasks.warm_engine()
+
+    assert loads == ["loaded"]
