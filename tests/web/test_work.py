@@ -47,6 +47,7 @@ def post(client: Client, built_in: None, selfie: bytes) -> Callable[..., Any]:
 # --- the API ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.django_db
 def test_a_challenge_is_what_altchas_clients_take_and_no_cache_keeps_it(client: Client) -> None:
     first, second = (client.get("/api/v1/challenge") for _ in range(2))
 
