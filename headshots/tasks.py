@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 BOOT_PATIENCE_SECONDS = 10.0  # a first pass takes a fraction of a second where the stores answer
 
 _draining = threading.Lock()  # held by the one thread of this process that runs the engine
+_assessing = threading.Lock()  # and by the one that looks at a photo: detectors keep state while they look
 
 
 @cache
@@ -78,11 +79,15 @@ def _engine_config() -> "EngineConfig":
 @shared_task(name=Task.ASSESS, soft_time_limit=60, time_limit=90)
 def assess(order_id: str) -> None:
     """Look at a selfie: start or park the order, or refuse it with a code."""
+    if _may_work():
+        with _assessing:
+            _assess(uuid.UUID(order_id))
+
+
+def _assess(order_id: uuid.UUID) -> None:
     from pipelines.images import decode_jpeg
 
-    if not _may_work():
-        return
-    order = orders.begin_assessment(uuid.UUID(order_id), clock.now())
+    order = orders.begin_assessment(order_id, clock.now())
     if order is None:
         return
     try:

@@ -5,8 +5,8 @@ vote each, and a box counts as a face when three of the five agree.
 """
 
 import math
+import threading
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -44,14 +44,16 @@ class _Box(NamedTuple):
     cascades: frozenset[str]
 
 
-def find_faces(portrait: Pixels) -> list[Face]:
+def find_faces(portrait: Pixels, *, min_share: float = 0.0) -> list[Face]:
     """Every confirmed face of the picture, largest first, in its pixels; empty when there is none.
 
-    `score` runs from 0 to 1: the share of cascades and eyes that agreed.
+    `score` runs from 0 to 1: the share of cascades and eyes that agreed. Faces narrower than `min_share` of
+    the picture's long side are not looked for, which takes most of the time. May run in several threads.
     """
     scale = min(1.0, _WORKING_EDGE / max(portrait.shape[:2]))
     small = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     gray = _as_gray(small)
+    min_box = max(_MIN_BOX, round(min_share * max(gray.shape)))
     evened = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(8, 8)).apply(gray)
     padding = round(_PADDING * max(gray.shape))
     padded = cv2.copyMakeBorder(
@@ -59,7 +61,7 @@ def find_faces(portrait: Pixels) -> list[Face]:
     )
     for candidate, offset in ((gray, 0), (evened, 0), (padded, padding)):
         for degrees in _TILTS:
-            found = _confirmed(_as_gray(candidate), degrees)
+            found = _confirmed(_as_gray(candidate), degrees, min_box)
             if found:
                 return sorted(
                     (_moved(face, -offset, 1 / scale) for face in found), key=lambda face: -face.width
@@ -120,16 +122,27 @@ def _as_gray(picture: NDArray[Any]) -> _Gray:
     return np.ascontiguousarray(gray, dtype=np.uint8)
 
 
-@cache
-def _cascade(name: str) -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / f"haarcascade_{name}.xml"))
+class _Cascades(threading.local):
+    """A set for each thread: a classifier keeps its state while it looks, so two looks at once spoil both."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, cv2.CascadeClassifier] = {}
+
+    def __getitem__(self, name: str) -> cv2.CascadeClassifier:
+        if name not in self._by_name:
+            file = Path(cv2.__file__).parent / "data" / f"haarcascade_{name}.xml"
+            self._by_name[name] = cv2.CascadeClassifier(str(file))
+        return self._by_name[name]
 
 
-def _confirmed(gray: _Gray, degrees: float) -> list[Face]:
+_cascades: Final = _Cascades()
+
+
+def _confirmed(gray: _Gray, degrees: float, min_box: int) -> list[Face]:
     """Faces of the picture turned by `degrees`, in the coordinates of the picture as it stands."""
     turned, back = _turned(gray, degrees)
     faces = []
-    for box in _candidates(turned):
+    for box in _candidates(turned, min_box):
         eyes, eye_count = _eyes(turned, box)
         votes = len(box.cascades) + eye_count
         if votes < _MIN_VOTES:
@@ -163,12 +176,12 @@ def _mapped(matrix: NDArray[np.float64], x: float, y: float) -> tuple[float, flo
     return float(mapped[0]), float(mapped[1])
 
 
-def _candidates(gray: _Gray) -> list[_Box]:
+def _candidates(gray: _Gray, min_box: int) -> list[_Box]:
     """Boxes of all cascades, those that overlap joined into one."""
     boxes: list[_Box] = []
     for name in _CASCADES:
-        found = _cascade(name).detectMultiScale(
-            gray, scaleFactor=1.1, minNeighbors=4, minSize=(_MIN_BOX, _MIN_BOX)
+        found = _cascades[name].detectMultiScale(
+            gray, scaleFactor=1.1, minNeighbors=4, minSize=(min_box, min_box)
         )
         for left, top, size, _ in np.asarray(found, dtype=np.float64).reshape(-1, 4):
             box = _Box(float(left), float(top), float(size), frozenset((name,)))
@@ -197,7 +210,7 @@ def _eyes(gray: _Gray, box: _Box) -> tuple[tuple[tuple[float, float], tuple[floa
     enlarged = _as_gray(cv2.resize(upper, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC))
     seen: list[list[tuple[float, float]]] = [[], []]
     for name in _EYE_CASCADES:
-        for x, y, width, height in _cascade(name).detectMultiScale(
+        for x, y, width, height in _cascades[name].detectMultiScale(
             enlarged, scaleFactor=1.08, minNeighbors=4, minSize=(34, 34), maxSize=(90, 90)
         ):
             eye = (left + (x + width / 2) / zoom, top + (y + height / 2) / zoom)

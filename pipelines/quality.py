@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipelines import faces, gate
 from pipelines.types import Face, Pixels, QualityReport
 
+MIN_SHARE: Final = 0.15  # of the height: main faces are a third of it wide, and half as wide is a second face
 CERTAIN: Final = 0.8  # a second face needs this score: shelves and leaves look like faces to Haar
 
 
@@ -20,7 +21,7 @@ def assess_headshot(pixels: Pixels, matte: NDArray[np.float32] | None = None) ->
     Problems: no_face, several_faces, face_blurred, face_too_bright, soft_edge. `matte` is (1152, 896),
     0 to 1, and absent where the picture kept its own background.
     """
-    found = faces.find_faces(pixels)
+    found = faces.find_faces(pixels, min_share=MIN_SHARE)
     measures = {"faces": float(len(found))}
     if main := _central(found, pixels):
         patch = faces.face_patch(pixels, main)

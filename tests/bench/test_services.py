@@ -43,7 +43,8 @@ def test_the_bench_of_the_archive_measures_growth_and_rate() -> None:
 def test_the_bench_of_the_pack_measures_a_start_and_a_picture_in_4k() -> None:
     found = quick("pack")
 
-    assert 0 < found["imports_seconds"] < found["worker_start_seconds"]
+    assert found["imports_seconds"] > 0
+    assert found["worker_start_seconds"] > 0
     assert found["pack"]["pictures"] == 1
     assert found["pack"]["processor_seconds"] > 0
     assert found["pack"]["peak_mib"] >= found["pack"]["peak_mib_before"] > 0

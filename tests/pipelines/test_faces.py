@@ -1,5 +1,7 @@
 """The one usable face of a portrait, and every reason there is none."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
@@ -56,6 +58,16 @@ def test_a_tilted_head_is_found_with_tilted_eyes(degrees: int, selfie: Pixels) -
 
     rise = np.degrees(np.arctan2(face.right_eye[1] - face.left_eye[1], face.right_eye[0] - face.left_eye[0]))
     assert rise == pytest.approx(3.1 - degrees, abs=4)
+
+
+def test_two_looks_at_once_see_what_each_alone_sees(selfie: Pixels) -> None:
+    mirrored = np.ascontiguousarray(selfie[:, ::-1])
+    alone = [faces.find_faces(selfie), faces.find_faces(mirrored)]
+
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(faces.find_faces, [selfie, mirrored] * 4))
+
+    assert together == alone * 4
 
 
 def test_two_people_are_refused(selfie: Pixels) -> None:

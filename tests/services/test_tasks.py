@@ -77,6 +77,21 @@ def test_an_assessment_that_comes_twice_has_one_effect(
     assert (order.state, order.assess_attempts) == (OrderState.QUEUED, 1)
 
 
+def test_photos_are_looked_at_one_at_a_time(placed: Placed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that looks for work once looked beside a task: the detector saw no face in either photo."""
+    looks: list[bool] = []
+
+    def look(portrait: object) -> None:
+        looks.append(tasks._assessing.acquire(blocking=False))  # as another thread would
+
+    monkeypatch.setattr(tasks, "_assessor", lambda: look)
+
+    tasks.assess(str(placed.order.pk))
+
+    assert looks == [False]
+    assert not tasks._assessing.locked()
+
+
 def test_a_hint_without_work_returns_at_once(built_in: None) -> None:
     tasks.render()
 
