@@ -25,6 +25,7 @@ from django.db import InterfaceError, OperationalError, connection, connections
 from headshots.exceptions import NotFound
 from headshots.faults import faultpoint
 from headshots.services import claiming, clock, credentials, maintenance, shots, uploads, workers
+from headshots.tiers import TIERS
 from pipelines.errors import Retryable
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ class RenderRun:
             preset=claimed.shot.style_version.preset(),
             seeds=claimed.seeds,
             output=OutputSpec(long_edge=order.long_edge, is_watermarked=order.is_watermarked),
+            is_urgent=TIERS[order.tier].reserved_share > 0,
         )
 
     def _look(self, now: float) -> None:

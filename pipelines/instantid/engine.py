@@ -1,6 +1,7 @@
 """The engine's loop: shots come aboard whenever there is room, and leave as pictures.
 
-One step of the loop is one denoising step of every shot in flight, whatever order, style or step each is at.
+One step of the loop is one denoising step of every shot in flight, whatever order, style or step each is at;
+while there are urgent ones, only of these, see `turns`.
 What a finished shot still needs of the GPU (VAE, judge, upscaler) is done at once; the rest (marks,
 JPEG, and whatever the sink does with them) is done in threads while the next steps run.
 """
@@ -28,6 +29,7 @@ from pipelines.instantid.start import blend
 from pipelines.keypoints import Mask
 from pipelines.presets import HEIGHT
 from pipelines.provenance import SourceType
+from pipelines.turns import Turns
 from pipelines.types import (
     Cancelled,
     FailedShot,
@@ -94,6 +96,7 @@ class InstantIdEngine:
     def run(self, source: Source, sink: Sink, cancelled: Cancelled) -> None:
         """See `Engine.run`. Nothing derived from a portrait outlives this call."""
         flights: list[_Flight] = []
+        turns = Turns()
         people: dict[str, Person] = {}
         deliveries: deque[Future[None]] = deque()
         with ThreadPoolExecutor(FINISHERS, thread_name_prefix="finish") as finishers:
@@ -103,7 +106,9 @@ class InstantIdEngine:
                     flights += self._boarded(source(self._slots - len(flights)), people, sink)
                 _forget_idle(people, flights)
                 if flights:
-                    flights, arrived = self._stepped(flights, sink)
+                    moving, flights = turns.split(flights, lambda flight: flight.request.is_urgent)
+                    moved, arrived = self._stepped(moving, sink)
+                    flights += moved
                     for flight in arrived:
                         match self._arrival(flight):
                             case _Flight() as again:

@@ -105,14 +105,14 @@ def test_a_killed_worker_loses_nothing(folder: Path) -> None:
 
 
 def test_orders_wait_for_a_worker_and_each_shot_is_made_once(folder: Path) -> None:
-    """The acceptance run at a tenth of its size; tests/bench/load.py runs it at 200 orders."""
+    """The acceptance run at a small size; tests/bench/load.py runs it at 200 orders."""
     selfie = sample_selfie()
     with running(folder, "--no-worker") as service:
         web = service.children("headshots.wsgi")[-1]
-        with ThreadPoolExecutor(20) as pool:
-            first = list(pool.map(lambda _: service.client.place(selfie, tier="free"), range(10)))
+        with ThreadPoolExecutor(10) as pool:
+            first = list(pool.map(lambda _: service.client.place(selfie, tier="free"), range(5)))
             before = resident_megabytes(web)
-            placed = first + list(pool.map(lambda _: service.client.place(selfie, tier="free"), range(10)))
+            placed = first + list(pool.map(lambda _: service.client.place(selfie, tier="free"), range(5)))
             after = resident_megabytes(web)
         assert {order["state"] for order in placed} == {"assessing"}
         assert after - before < 30
@@ -122,23 +122,26 @@ def test_orders_wait_for_a_worker_and_each_shot_is_made_once(folder: Path) -> No
                 final = [*service.client.watch(order, timeout_seconds=200)][-1]
                 assert (final["state"], final["done"]) == ("ready", 3)
 
-    assert rows(folder, DELIVERED) == [(60, 60)]
+    assert rows(folder, DELIVERED) == [(30, 30)]
     attempts = Counter(rows(folder, "select attempts from headshots_shot"))
-    assert attempts == {(1,): 60}
+    assert attempts == {(1,): 30}
 
 
-@pytest.mark.servers
-@pytest.mark.parametrize("broker", ["TEST_REDIS_URL", "TEST_AMQP_URL"])
-def test_the_same_journey_runs_on_postgres_with_redis_or_rabbitmq(folder: Path, broker: str) -> None:
+def servers(broker: str) -> dict[str, str]:
+    """Settings for a real Postgres and a real broker; skips the test where one of them is missing."""
     missing = [name for name in ("TEST_DATABASE_URL", broker) if not os.environ.get(name)]
     if missing:
         pytest.skip(f"needs {' and '.join(missing)}, which infra/dev test provides")
-    servers = {
+    return {
         "DATABASE_URL": os.environ["TEST_DATABASE_URL"],
         "BROKER_URL": os.environ[broker],
         "LEASE_SECONDS": "4",
     }
-    with running(folder, **servers) as service:
+
+
+@pytest.mark.servers
+def test_a_pack_survives_a_killed_worker_on_postgres_with_redis(folder: Path) -> None:
+    with running(folder, **servers("TEST_REDIS_URL")) as service:
         order = service.client.place(sample_selfie(), tier="premium", styles=("tech", "outdoor"))
         assert [*service.client.watch(order, timeout_seconds=60)][-1]["state"] == "awaiting_payment"
         service.client.pay(order)
@@ -152,6 +155,18 @@ def test_the_same_journey_runs_on_postgres_with_redis_or_rabbitmq(folder: Path, 
 
     assert not list((folder / "blobs").rglob("o/*/*"))
     assert not (folder / "headshots.sqlite3").exists()
+
+
+@pytest.mark.servers
+def test_a_killed_worker_loses_nothing_on_postgres_with_rabbitmq(folder: Path) -> None:
+    with running(folder, WORKER_PROCESSES="1", **servers("TEST_AMQP_URL")) as service:
+        order = service.client.place(sample_selfie(), tier="free")
+        wait_for(lambda: service.client.order(order)["done"] >= 1, seconds=60)
+        service.kill("--queues gpu")
+        final = [*service.client.watch(order, timeout_seconds=90)][-1]
+        assert (final["state"], final["done"], final["failed"]) == ("ready", 3, 0)
+        receipt_id = service.client.delete(order)
+        wait_for(lambda: service.client.receipt(receipt_id)["state"] == "purged", seconds=90)
 
 
 def test_a_worker_that_stops_politely_gives_its_shots_back(folder: Path) -> None:

@@ -429,12 +429,12 @@ def test_the_marks_come_back_when_their_rows_are_lost(start: Callable[..., Order
 # --- by steps ---------------------------------------------------------------------------------------------
 
 
-def test_a_free_order_beside_a_pack_takes_no_more_steps_than_alone() -> None:
-    ours, _ = queueing.beside_a_pack(queueing.ours, every=13)
-    first_come, _ = queueing.beside_a_pack(queueing.first_come, every=29)
+def test_a_free_order_beside_a_pack_takes_neither_more_steps_nor_more_time_than_alone() -> None:
+    ours = queueing.beside_a_pack(queueing.ours, every=13)
+    first_come = queueing.beside_a_pack(queueing.first_come, every=29)
 
-    assert ours <= 1.3
-    assert first_come > 5
+    assert max(ours) <= 1.3
+    assert min(first_come) > 5
 
 
 def test_the_simulation_serves_every_order_under_every_policy() -> None:

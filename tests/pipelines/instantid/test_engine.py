@@ -284,6 +284,31 @@ def test_an_order_that_comes_late_is_taken_aboard_between_two_steps(
     assert sorted(results) == ["first", "second"]
 
 
+def test_an_urgent_order_goes_ahead_of_the_pack_in_flight(
+    parts: Parts, selfie: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[list[str]] = []
+    real = loop.denoise_step
+
+    def watched(models: Any, samples: Sequence[Sample]) -> list[Sample]:
+        steps.append([sample.shot_id for sample in samples])
+        return real(models, samples)
+
+    def two_steps_left(parts: Any, prompts: Any, person: Any, request: ShotRequest, seed: int) -> Begun:
+        begun = begin(parts, prompts, person, request, seed)
+        return replace(begun, sample=replace(begun.sample, position=len(begun.sample.schedule) - 2))
+
+    monkeypatch.setattr(loop, "denoise_step", watched)
+    monkeypatch.setattr(loop, "begin", two_steps_left)
+    answers = iter([[request("pack", selfie)], [replace(request("free", selfie), is_urgent=True)]])
+    results: list[str] = []
+    InstantIdEngine(parts, slots=2).run(
+        lambda free: next(answers, []), lambda result: results.append(result.shot_id), lambda shot_id: False
+    )
+    assert steps == [["pack"], ["free"], ["free"], ["pack"]]
+    assert results == ["free", "pack"]
+
+
 def test_a_style_that_cannot_be_is_the_presets_error() -> None:
     for wrong in ({"guidance_scale": 6.9}, {"guidance_scale": 12.1}, {"scheduler": "magic"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
