@@ -108,9 +108,9 @@ def test_every_event_up_to_five_times_in_any_order_with_crashes(
 
 
 @pytest.mark.slow
-@as_often_as(100)
+@as_often_as(40)
 @given(data=st.data())
-def test_the_same_a_hundred_times(ground: Ground, now: datetime, data: st.DataObject) -> None:
+def test_the_same_forty_times(ground: Ground, now: datetime, data: st.DataObject) -> None:
     rolled_back(ground, data, now)
 
 

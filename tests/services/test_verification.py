@@ -422,11 +422,11 @@ def test_the_public_page_shows_what_the_last_look_found(
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_objects_are_compared_in_bounded_memory(
+def test_thirty_thousand_objects_are_compared_in_bounded_memory(
     healthy: Order, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names and rows are real, the listing is made up: what is measured is the comparison."""
-    count = 100_000
+    count = 30_000
     stored = StoredObject.objects.get()
     ids = [uuid.uuid4() for _ in range(count)]
     for start in range(0, count, 1000):
@@ -471,5 +471,5 @@ def test_a_hundred_thousand_objects_are_compared_in_bounded_memory(
 
     assert report.objects_seen == count
     assert [(finding.code, finding.count) for finding in report.findings] == [("row_without_object", 1)]
-    assert peak_bytes < 8 * 2**20
+    assert peak_bytes < 3 * 2**20
     print(f"{count} objects: {report.seconds:.1f} s, peak {peak_bytes / 2**20:.1f} MiB")  # noqa: T201
