@@ -127,6 +127,31 @@ TEXTS: Final[dict[str, RefusalText]] = {
     "headshot_not_found": RefusalText(
         404, "This picture does not exist yet.", "Look at the order to see which pictures are finished."
     ),
+    "redo_too_early": RefusalText(
+        409,
+        "The headshots of this order are still being made.",
+        "Once all of them are there, each can be made again.",
+    ),
+    "redo_too_late": RefusalText(
+        409,
+        "This order ends too soon: the picture could not be made again in time.",
+        "Download the pictures you have before they are deleted.",
+    ),
+    "redo_under_way": RefusalText(
+        409,
+        "This picture is being made again already, or its new one waits for your choice.",
+        "Look at the order, and choose one of the two when both are there.",
+    ),
+    "redo_limit": RefusalText(
+        409,
+        "No picture of this order can be made again any more.",
+        "You keep all the pictures you have.",
+    ),
+    "choice_made": RefusalText(
+        409,
+        "You have chosen the other picture of the two already.",
+        "Look at the order: the one you chose is there, the other is deleted.",
+    ),
     "receipt_not_found": RefusalText(404, "There is no such receipt.", "Check the receipt number."),
     "page_not_found": RefusalText(404, "This page does not exist.", "Start again from the front page."),
     "form_expired": RefusalText(

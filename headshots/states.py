@@ -40,7 +40,7 @@ ORDER_MOVES: Final[Mapping[OrderState, tuple[OrderState, ...]]] = {
     # ready, failed: at its deadline, whether or not it was begun
     _O.QUEUED: (_O.RENDERING, _O.READY, _O.FAILED, _O.PURGING),
     _O.RENDERING: (_O.READY, _O.FAILED, _O.PURGING),
-    _O.READY: (_O.QUEUED, _O.PURGING),  # back to the queue when staff retry failed shots
+    _O.READY: (_O.QUEUED, _O.PURGING),  # back to the queue: staff retry failed shots, a redo
     _O.FAILED: (_O.QUEUED, _O.PURGING),
     _O.PURGING: (_O.PURGED,),
     _O.PURGED: (),
@@ -53,7 +53,7 @@ SHOT_MOVES: Final[Mapping[ShotState, tuple[ShotState, ...]]] = {
     # leased again: its worker was lost
     _S.LEASED: (_S.LEASED, _S.PENDING, _S.KEPT, _S.SURPLUS, _S.FAILED),
     _S.KEPT: (_S.DONE, _S.SURPLUS),
-    _S.DONE: (),
+    _S.DONE: (_S.SURPLUS,),  # its customer had it made again, and chose the new one
     _S.SURPLUS: (),
     _S.FAILED: (_S.PENDING,),  # staff retry
 }
@@ -61,6 +61,7 @@ SHOT_MOVES: Final[Mapping[ShotState, tuple[ShotState, ...]]] = {
 LIVE_STATES: Final = tuple(state for state in OrderState if state not in (_O.PURGING, _O.PURGED))
 WORKING_STATES: Final = (_O.QUEUED, _O.RENDERING)
 OPEN_STATES: Final = (_S.PENDING, _S.LEASED)  # a picture may still come of it
+UNDECIDED_STATES: Final = (*OPEN_STATES, _S.KEPT)  # neither delivered nor given up
 MADE_STATES: Final = (_S.KEPT, _S.DONE, _S.SURPLUS)  # a picture came of it, unless surplus was never made
 
 

@@ -9,7 +9,8 @@ class Tier:
     """One thing a customer can choose. `style_slugs` None means every published style.
 
     `spares` are planned on top of the promised `headshots`, so that the best of all can be delivered; see
-    `services.guarantee`.
+    `services.guarantee`. `redos` is how many delivered pictures a customer may have made again; see
+    `services.redo`.
 
     The last block says how its orders share the GPUs; `services.fair_queue` reads it. Between tiers that both
     wait, work is divided by `weight`. Of a worker's slots, `reserved_share` is kept for the tier and
@@ -22,6 +23,7 @@ class Tier:
     name: str
     headshots: int
     spares: int
+    redos: int
     style_slugs: tuple[str, ...] | None
     long_edge: int
     is_watermarked: bool
@@ -62,6 +64,7 @@ TIERS: Final[dict[str, Tier]] = {
             name="Free",
             headshots=3,
             spares=0,  # a picture that fails the gate is redone from its next seeds, as everywhere
+            redos=1,
             style_slugs=("corporate",),
             long_edge=1152,
             is_watermarked=True,
@@ -80,6 +83,7 @@ TIERS: Final[dict[str, Tier]] = {
             name="Premium",
             headshots=50,
             spares=10,
+            redos=10,
             style_slugs=None,
             long_edge=3840,
             is_watermarked=False,

@@ -340,6 +340,8 @@ PAGES = [
     Place("headshots.services.delivery.finished_shots", ORDER + "archive.zip"),
     Place("headshots.services.export._facts", ORDER + "export.zip"),
     Place("headshots.services.payments.payable", ORDER + "checkout"),
+    Place("headshots.services.redo._enter", ORDER + "headshots/1/redo", "POST"),
+    Place("headshots.services.redo._choose", ORDER + "headshots/1/keep", "POST"),
     Place("headshots.services.fencing.begin", ORDER + "delete", "POST"),
 ]
 OPERATIONS = [
@@ -355,6 +357,8 @@ OPERATIONS = [
     Place("headshots.services.tombstones.exists", API + "/headshots/1"),
     Place("headshots.services.delivery.finished_shots", API + "/archive.zip"),
     Place("headshots.services.uploads.tombstones.require_none", API + "/export.zip"),
+    Place("headshots.services.queue_clock.reserve", API + "/headshots/1/redo", "POST"),
+    Place("headshots.services.redo._locked", API + "/headshots/1/keep", "POST"),
     Place("headshots.services.fencing.begin", API, "DELETE"),
     Place("headshots.api.routes.purge.find_deletion", "/api/v1/receipts/7F3K-9QXD-2M5W-PZ8T"),
 ]

@@ -41,11 +41,12 @@ def _times(order: Order, first_picture_at: datetime | None) -> Table:
 
 
 def _shots(order: Order) -> Table:
-    shots = order.shots.select_related("style_version__style").order_by("index")
+    shots = order.shots.select_related("style_version__style", "replaces").order_by("index")
     return Table(
         title="Shots",
         headers=(
             "No.",
+            "Redo of",
             "Style version",
             "State",
             "Likeness",
@@ -58,6 +59,7 @@ def _shots(order: Order) -> Table:
         rows=[
             (
                 shot.index,
+                shot.replaces.index if shot.replaces else None,
                 shot.style_version,
                 shot.state,
                 shot.likeness or None,

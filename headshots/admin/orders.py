@@ -72,7 +72,7 @@ class OrderAdmin(RefundActions):
             .defer("seed_root", "token_sha256", "upload_id")
             .annotate(
                 done=Count("shots", filter=Q(shots__state=ShotState.DONE)),
-                failed=Count("shots", filter=Q(shots__state=ShotState.FAILED)),
+                failed=Count("shots", filter=Q(shots__state=ShotState.FAILED, shots__replaces=None)),
                 first_picture_at=Min("shots__finished_at", filter=Q(shots__state=ShotState.DONE)),
             )
         )

@@ -41,6 +41,7 @@ class ShotAdmin(ReadOnlyAdmin[Shot]):
     fields = (
         "order",
         "index",
+        "replaces",
         "style_version",
         "state",
         "attempts",

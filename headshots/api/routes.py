@@ -15,24 +15,32 @@ from ninja.errors import ValidationError
 from ninja.files import UploadedFile
 from ninja.security import HttpBearer
 
+from headshots.api.presenting import absolute, order_out
 from headshots.api.schemas import (
     ChallengeOut,
     DeletionOut,
     ErrorOut,
-    LinksOut,
     OrderCreated,
     OrderOut,
     ReceiptOut,
-    ShotOut,
     StyleOut,
     TierOut,
 )
 from headshots.exceptions import Refusal, retry_headers, text_of
 from headshots.models import Order
-from headshots.services import challenges, clock, delivery, export, orders, progress, purge, sales, styles
+from headshots.services import (
+    challenges,
+    clock,
+    delivery,
+    export,
+    orders,
+    purge,
+    redo,
+    sales,
+    styles,
+)
 from headshots.services.admission import Visitor
 from headshots.services.consent import Consent
-from headshots.states import OrderState
 from headshots.tiers import CURRENCY, TIERS
 from headshots.vault.envelope import Kind
 from pipelines.errors import Refused, Retryable
@@ -212,7 +220,7 @@ def place_order(
         visitor=Visitor.of(request.META, altcha),
         now=now,
     )
-    shown = _order_out(placed.order, now)
+    shown = order_out(placed.order, now)
     shown.links.private_link = f"{settings.SITE_URL}{reverse('open')}#{placed.token}"
     return Status(201, OrderCreated(**shown.dict(), token=placed.token))
 
@@ -222,7 +230,7 @@ def place_order(
 )
 def show_order(request: HttpRequest, order_id: uuid.UUID) -> OrderOut:
     now = clock.now()
-    return _order_out(_order(request, order_id, now), now)
+    return order_out(_order(request, order_id, now), now)
 
 
 @api.get(
@@ -241,6 +249,34 @@ def download_headshot(
     jpeg = delivery.open_headshot(order, index, kind, now)
     name = f"headshot-{delivery.place_of(order, index):02d}.jpg"
     return _private(HttpResponse(jpeg, content_type="image/jpeg"), name)
+
+
+@api.post(
+    "/orders/{order_id}/headshots/{index}/redo",
+    response={202: OrderOut, 403: ErrorOut, 409: ErrorOut, **_PRIVATE},
+    auth=_token,
+    summary="Make one picture again, with a fresh seed",
+)
+def redo_headshot(request: HttpRequest, order_id: uuid.UUID, index: int) -> Status[OrderOut]:
+    """The old one stays until the new one is chosen. `redos_left` of the order says how often; one that fails
+    does not count. Poll the order until the picture's `redo` is `ready` or `failed`.
+    """
+    now = clock.now()
+    redo.ask(_order(request, order_id, now), index, now)
+    return Status(202, order_out(_order(request, order_id, now), now))
+
+
+@api.post(
+    "/orders/{order_id}/headshots/{index}/keep",
+    response={200: OrderOut, 403: ErrorOut, 409: ErrorOut, **_PRIVATE},
+    auth=_token,
+    summary="Choose one of two pictures: a delivered one or its redo",
+)
+def keep_headshot(request: HttpRequest, order_id: uuid.UUID, index: int) -> OrderOut:
+    """The other one is deleted. Choosing the same one again changes nothing."""
+    now = clock.now()
+    redo.keep(_order(request, order_id, now), index, now)
+    return order_out(_order(request, order_id, now), now)
 
 
 @api.get(
@@ -278,7 +314,7 @@ def delete_order(request: HttpRequest, order_id: uuid.UUID) -> Status[DeletionOu
     """Keys are destroyed and objects deleted before this answers; the receipt follows after a second look."""
     now = clock.now()
     receipt_id = purge.request(_order(request, order_id, now), actor="customer", now=now)
-    return Status(202, DeletionOut(receipt_id=receipt_id, receipt=_absolute("api:show_receipt", receipt_id)))
+    return Status(202, DeletionOut(receipt_id=receipt_id, receipt=absolute("api:show_receipt", receipt_id)))
 
 
 @api.get(
@@ -309,59 +345,6 @@ def show_receipt(request: HttpRequest, receipt_id: str) -> ReceiptOut | HttpResp
 
 def _order(request: HttpRequest, order_id: uuid.UUID, now: datetime) -> Order:
     return orders.find(order_id, getattr(request, "auth"), now)  # noqa: B009 (ninja adds it)
-
-
-def _absolute(route: str, *args: object) -> str:
-    return f"{settings.SITE_URL}{reverse(route, args=args)}"
-
-
-def _order_out(order: Order, now: datetime) -> OrderOut:
-    view = progress.view(order, now)
-    problem = None
-    if view.problem:
-        problem = ErrorOut(code=view.refusal_code, message=view.problem.message, advice=view.problem.advice)
-    return OrderOut(
-        **{
-            name: getattr(view, name)
-            for name in (
-                *("id", "state", "headshots", "done", "compared", "failed", "percent"),
-                *("created_at", "expires_at"),
-            )
-        },
-        tier=view.tier.slug,
-        seconds_left=view.seconds_left,
-        estimated_start_at=view.estimated_start_at,
-        estimated_ready_at=view.estimated_ready_at,
-        engine=view.engine,
-        problem=problem,
-        refunded_cents=view.refunded_cents,
-        receipt_id=view.receipt_id,
-        shots=[_shot_out(order, shot) for shot in view.shots],
-        links=LinksOut(
-            self=_absolute("api:show_order", order.id),
-            private_link=None,
-            archive=_absolute("api:download_archive", order.id),
-            export=_absolute("api:export_order", order.id),
-            site=_absolute("order", order.id),
-            checkout=_absolute("checkout", order.id) if view.state == OrderState.AWAITING_PAYMENT else None,
-            receipt=_absolute("api:show_receipt", view.receipt_id),
-        ),
-    )
-
-
-def _shot_out(order: Order, shot: progress.ShotView) -> ShotOut:
-    url = _absolute("api:download_headshot", order.id, shot.index) if shot.state == "done" else None
-    return ShotOut(
-        index=shot.index,
-        place=shot.place,
-        style=shot.style,
-        state=shot.state,
-        width=shot.width,
-        height=shot.height,
-        url=url,
-        preview_url=url and f"{url}?preview=true",
-        likeness=shot.likeness or None,
-    )
 
 
 def _private(response: ResponseT, file_name: str) -> ResponseT:

@@ -74,10 +74,24 @@ class LinksOut(Schema):
     receipt: str = Field(description="answers once the deletion has begun")
 
 
+class RedoOut(Schema):
+    """A picture that is made, or was made, in the place of a delivered one; gone once one is chosen."""
+
+    index: int = Field(description="the new picture's number in its address")
+    state: Literal["waiting", "rendering", "ready", "failed"] = Field(
+        description="`ready` waits for a `keep` of one of the two; `failed` costs nothing, ask again"
+    )
+    url: str | None = Field(None, description="the JPEG, once it is ready")
+    preview_url: str | None = Field(None, description="the same, 448 pixels wide")
+    likeness: str | None = Field(None, description="as of a delivered picture")
+
+
 class ShotOut(Schema):
     index: int = Field(description="the picture's number in its address, which stays; spares have one, too")
     place: int | None = Field(
-        None, description="counted from the best, 1; may change until the order is ready; null until done"
+        None,
+        description="counted from the best, 1; null until done; may change until the order is ready, and "
+        "when a redo is chosen",
     )
     style: str
     state: Literal["waiting", "rendering", "done", "failed"]
@@ -90,11 +104,15 @@ class ShotOut(Schema):
         description=f"{', '.join(LIKENESSES)}: judged by a face recogniser that had no part in making it; "
         "null until done, and where the engine measures none",
     )
+    redo: RedoOut | None = Field(None, description="the last redo of it, until one of the two is chosen")
+    can_redo: bool = Field(False, description="whether it can be made again now")
 
 
 class OrderOut(Schema):
     id: uuid.UUID
-    state: OrderStateName
+    state: OrderStateName = Field(
+        description="while a picture is made again, a ready order is `queued` and `rendering` once more"
+    )
     tier: str
     headshots: int
     done: int = Field(description="delivered")
@@ -113,6 +131,10 @@ class OrderOut(Schema):
     )
     problem: ErrorOut | None = Field(None, description="why the photo was refused; it is erased by then")
     refunded_cents: int
+    redos_left: int = Field(description="how many pictures can still be made again")
+    redo_until: datetime | None = Field(
+        None, description="when that ends; null until all pictures are there, and once the photo is gone"
+    )
     receipt_id: str
     shots: list[ShotOut] = Field(description="as many as promised; delivered ones first, the best before")
     links: LinksOut

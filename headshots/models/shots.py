@@ -7,7 +7,7 @@ from django.db.models import Q
 
 from headshots.models.orders import Order, StoredObject
 from headshots.models.styles import StyleVersion
-from headshots.states import SHOT_MOVES, ShotState, sources_of
+from headshots.states import SHOT_MOVES, UNDECIDED_STATES, ShotState, sources_of
 from pipelines.gate import LIKENESSES, LOWEST_RANK
 
 
@@ -15,6 +15,10 @@ class ShotQuerySet(models.QuerySet["Shot"]):
     def move(self, target: ShotState, **changes: Any) -> int:
         """Move what may move to `target`; the count says how many did."""
         return self.filter(state__in=sources_of(SHOT_MOVES, target)).update(state=target, **changes)
+
+    def planned(self) -> "ShotQuerySet":
+        """The shots that orders began with; the others are redos, which change no promise."""
+        return self.filter(replaces=None)
 
 
 class Shot(models.Model):
@@ -24,6 +28,8 @@ class Shot(models.Model):
     index = models.PositiveSmallIntegerField()  # 1-based, as customers count
     style_version = models.ForeignKey(StyleVersion, on_delete=models.PROTECT, related_name="shots")
     seed = models.BigIntegerField()
+    # the delivered picture whose place this one takes if the customer chooses it; see services.redo
+    replaces = models.ForeignKey("self", on_delete=models.CASCADE, null=True, related_name="redos")
     state = models.CharField(max_length=10, choices=ShotState, default=ShotState.PENDING)
     attempts = models.PositiveSmallIntegerField(default=0)
     lease_token = models.PositiveIntegerField(default=0)  # fencing: raised at each claim
@@ -54,6 +60,11 @@ class Shot(models.Model):
         )
         constraints = (
             models.UniqueConstraint(fields=("order", "index"), name="one_shot_per_place"),
+            models.UniqueConstraint(
+                fields=("replaces",),
+                condition=Q(state__in=UNDECIDED_STATES),
+                name="one_open_redo_per_picture",
+            ),
             models.CheckConstraint(condition=Q(state__in=ShotState.values), name="shot_state_is_known"),
             models.CheckConstraint(
                 condition=~Q(state=ShotState.LEASED) | Q(lease_until__isnull=False),

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Final
+
+from django.db.models import Q
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Shot
@@ -9,9 +12,14 @@ from headshots.services import guarantee, licences, objects, payments, purge, to
 from headshots.states import ShotState
 from headshots.vault.envelope import Kind
 
+# A redo is kept for its customer to look at, whatever its rank; all others are kept to be compared.
+SHOWN: Final = Q(state=ShotState.DONE) | Q(state=ShotState.KEPT, replaces__isnull=False)
+
 
 def open_headshot(order: Order, index: int, kind: Kind, now: datetime) -> bytes:
     """The JPEG of one finished picture, full size (Kind.HEADSHOT) or small (Kind.PREVIEW).
+
+    Finished is also one that was made again and waits to be chosen.
 
     Raises Refusal("headshot_not_found") while it does not exist, Refusal("payment_disputed"), NotFound once
     the order is gone.
@@ -20,7 +28,7 @@ def open_headshot(order: Order, index: int, kind: Kind, now: datetime) -> bytes:
     tombstones.require_none(order)
     payments.require_undisputed(order)
     shot = (
-        Shot.objects.filter(order=order, index=index, state=ShotState.DONE)
+        Shot.objects.filter(SHOWN, order=order, index=index)
         .select_related("headshot__order", "preview__order")
         .first()
     )
@@ -36,14 +44,16 @@ def file_name(place: int, shot: Shot) -> str:
 
 
 def place_of(order: Order, index: int) -> int:
-    """Which of the order's pictures one is, the best being 1.
+    """Which of the order's pictures one is, the best being 1; for a redo, which one it was made in place of.
 
-    Raises Refusal("headshot_not_found") when it was not delivered.
+    Raises Refusal("headshot_not_found") when there is no such picture.
     """
+    again = Shot.objects.filter(order=order, index=index, state=ShotState.KEPT, replaces__isnull=False)
+    replaced = again.values_list("replaces__index", flat=True).first()
     delivered = Shot.objects.filter(order=order, state=ShotState.DONE)
     fields = delivered.only("index", "rank", "style_version")
     for place, shot in enumerate(guarantee.best_first(fields), start=1):
-        if shot.index == index:
+        if shot.index == (replaced or index):
             return place
     raise Refusal("headshot_not_found")
 

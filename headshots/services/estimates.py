@@ -98,10 +98,13 @@ def _covered_seconds(spans: Iterable[tuple[datetime, datetime]]) -> float:
 
 
 def of_order(order: Order, now: datetime) -> Estimate | None:
-    """When an order that waits or renders will start and be ready; None for all others, or when unknown."""
+    """When an order that waits or renders will start and be ready; None for all others, or when unknown.
+
+    One that was ready before, and has a picture made again, stays as ready as it was.
+    """
     if order.state not in WORKING_STATES:
         return None
-    left = Shot.objects.filter(order=order, state__in=(ShotState.PENDING, ShotState.LEASED))
+    left = Shot.objects.planned().filter(order=order, state__in=(ShotState.PENDING, ShotState.LEASED))
     places = left.aggregate(first=Min("virtual_finish"), last=Max("virtual_finish"))
     measured = speed(now)
     if places["last"] is None or measured is None:

@@ -111,6 +111,7 @@ KEPT_BACK: Final[Mapping[type[Model], Mapping[str, str]]] = {
     Shot: {
         "id": _ROW_NUMBER,
         **dict.fromkeys(("order", "style_version", "headshot", "preview"), _NESTED),
+        "replaces": "given as the index of the picture that this one was made in place of",
         "lease_owner": "the name of one of our machines",
     },
     Payment: {"id": _ROW_NUMBER, "order": _NESTED},
@@ -162,13 +163,15 @@ def _places(shots: Sequence[Shot]) -> dict[int, int]:
 
 
 def _pictures(shot: Shot, places: Mapping[int, int]) -> Iterator[tuple[str, StoredObject]]:
-    """The delivered pictures of a shot, with their names in the ZIP.
+    """The pictures of a shot that its customer can see, with their names in the ZIP.
 
     One that is still compared with others is not among them: it is delivered or deleted within minutes.
     """
     for folder, stored in (("headshots", shot.headshot), ("previews", shot.preview)):
         if stored and shot.pk in places:
             yield f"{folder}/{delivery.file_name(places[shot.pk], shot)}", stored
+        elif stored and shot.replaces_id and shot.state == ShotState.KEPT:
+            yield f"{folder}/redo-{shot.index:02d}-{shot.style_version.style.slug}.jpg", stored
 
 
 def _selfie(order: Order, now: datetime) -> bytes | None:
@@ -189,7 +192,7 @@ def _selfie(order: Order, now: datetime) -> bytes | None:
 
 
 def _shots(order: Order) -> list[Shot]:
-    related = ("style_version__style", "headshot__order", "preview__order")
+    related = ("style_version__style", "headshot__order", "preview__order", "replaces")
     shots = list(Shot.objects.filter(order=order).select_related(*related).order_by("index"))
     if payments.is_frozen(order):  # pictures wait for the dispute's end; all data about the person is given
         for shot in shots:
@@ -268,6 +271,7 @@ def _styles(shots: Sequence[Shot]) -> list[dict[str, Any]]:
 def _shot(order: Order, shot: Shot, places: Mapping[int, int]) -> dict[str, Any]:
     return {
         **_given(shot),
+        "replaces": shot.replaces.index if shot.replaces else None,
         "style": shot.style_version.style.slug,
         "style_number": shot.style_version.number,
         "planned_seeds": orders.seeds_of(order, shot.style_version_id, shot.index),

@@ -6,6 +6,8 @@ spares gives it. Only when no shot is open any more do pictures of one style tak
 could not fill. As soon as the promised number is delivered, everything else is surplus: shots are not made,
 and pictures nobody has seen are deleted.
 
+A picture that is made again is no part of this before its customer chose it: see `services.redo`.
+
 Since ranks are coarse, a picture of the best rank is certain at once, and so is every picture of an engine
 that measures no likeness. If all are, no spare is ever made.
 """
@@ -24,7 +26,7 @@ from django.db.models import Q
 from headshots.faults import faultpoint
 from headshots.models import Order, Shot, ShotQuerySet, StoredObject
 from headshots.services import objects
-from headshots.states import LIVE_STATES, OPEN_STATES, WORKING_STATES, ShotState
+from headshots.states import LIVE_STATES, OPEN_STATES, UNDECIDED_STATES, WORKING_STATES, ShotState
 from headshots.vault.errors import StoreAway
 from pipelines.gate import BEST_RANK
 
@@ -94,14 +96,15 @@ def settle(order: Order) -> None:
     changed = shots.filter(pk__in=chosen, state=ShotState.KEPT).move(ShotState.DONE)
     if shots.filter(state=ShotState.DONE).count() >= order.headshots:
         # A shot that is being kept at this moment is not among these; who keeps it decides again.
-        for state in (*OPEN_STATES, ShotState.KEPT):
-            changed += shots.filter(state=state).move(ShotState.SURPLUS, lease_owner="")
+        for state in UNDECIDED_STATES:
+            changed += shots.planned().filter(state=state).move(ShotState.SURPLUS, lease_owner="")
     if changed:
         faultpoint("settle.decided")
 
 
 def _candidates(shots: ShotQuerySet) -> list[Candidate]:
-    rows = shots.order_by("index").values_list("pk", "index", "style_version", "state", "rank")
+    ours = shots.filter(Q(replaces=None) | Q(state=ShotState.DONE)).order_by("index")
+    rows = ours.values_list("pk", "index", "style_version", "state", "rank")
     return [
         Candidate(shot=pk, index=index, style=style, state=ShotState(state), rank=rank)
         for pk, index, style, state, rank in rows

@@ -12,6 +12,7 @@ from typing import Final
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 
 from headshots.exceptions import NotFound, Refusal
 from headshots.faults import faultpoint
@@ -278,10 +279,12 @@ def finish(order_id: uuid.UUID, now: datetime) -> None:
 
 def _close(order: Order, now: datetime) -> None:
     shots = Shot.objects.filter(order=order)
-    if shots.filter(state__in=(*OPEN_STATES, ShotState.KEPT)).exists():
+    # A redo that is kept waits for its customer, for as long as the order lives.
+    if shots.filter(Q(state__in=OPEN_STATES) | Q(state=ShotState.KEPT, replaces=None)).exists():
         return
     target = OrderState.READY if shots.filter(state=ShotState.DONE).exists() else OrderState.FAILED
-    if Order.objects.filter(pk=order.pk).move(target, finished_at=now):
+    # After a redo it was finished before: the photo's hour counts from then, and what follows was done.
+    if Order.objects.filter(pk=order.pk).move(target, finished_at=order.finished_at or now):
         mails.queue(order.pk, Mail.Kind.READY if target == OrderState.READY else Mail.Kind.FAILED, now)
         faultpoint("finish.moved")
         payments.refund_missing(order, now)
@@ -306,8 +309,10 @@ def retry_failed(order: Order, *, actor: str, now: datetime) -> int:
         return 0
     if not finished.select_for_update().filter(selfie_shredded_at=None).exists():
         raise Refusal("selfie_deleted")
-    revived = Shot.objects.filter(order=order, state=ShotState.FAILED).move(
-        ShotState.PENDING, attempts=0, error_code="", not_before=now
+    revived = (
+        Shot.objects.planned()
+        .filter(order=order, state=ShotState.FAILED)
+        .move(ShotState.PENDING, attempts=0, error_code="", not_before=now)
     )
     if revived:
         Order.objects.filter(pk=order.pk).move(OrderState.QUEUED, finished_at=None)

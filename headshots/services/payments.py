@@ -203,7 +203,8 @@ def refund(order: Order, *, pictures: Iterable[int] | None = None, actor: str, n
     paid or nothing of what is asked for is left.
     """
     every = set().union(*_paid_for(order))
-    chosen = every if pictures is None else set(pictures)
+    sold_as = _sold_as(order)
+    chosen = every if pictures is None else {sold_as.get(index, index) for index in pictures}
     if not chosen <= every:
         raise Refusal("headshot_not_found")
     payment = _paid(order)
@@ -264,9 +265,24 @@ def _paid_for(order: Order) -> tuple[set[int], set[int]]:
 
     A spare that was delivered stands in for a shot that was not; the first of these are the missing ones.
     """
-    delivered = set(Shot.objects.filter(order=order, state=ShotState.DONE).values_list("index", flat=True))
+    delivered = set(_sold_as(order).values())
     others = sorted(set(range(1, order.headshots + 1)) - delivered)
     return delivered, set(others[: order.headshots - len(delivered)])
+
+
+def _sold_as(order: Order) -> dict[int, int]:
+    """The delivered pictures by their indexes: under which index each was paid for.
+
+    A redo that was chosen is, to the money, the picture whose place it took.
+    """
+    sold: dict[int, int] = {}  # by row
+    delivered: dict[int, int] = {}
+    rows = Shot.objects.filter(order=order).order_by("index")  # a redo comes after what it replaces
+    for pk, index, state, replaced in rows.values_list("pk", "index", "state", "replaces"):
+        sold[pk] = sold[replaced] if replaced else index
+        if state == ShotState.DONE:
+            delivered[index] = sold[pk]
+    return delivered
 
 
 def _paid(order: Order) -> Payment | None:

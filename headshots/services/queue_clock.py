@@ -22,12 +22,12 @@ def enter(order: Order, now: datetime) -> None:
     """
     shots = Shot.objects.filter(order=order)
     length = shots.order_by("-virtual_offset").values_list("virtual_offset", flat=True).first() or 0
-    start = _reserve(order.tier, length)
+    start = reserve(order.tier, length)
     shots.update(virtual_finish=F("virtual_offset") + start, not_before=now)
 
 
-def _reserve(tier: str, length: int) -> int:
-    """Lengthen a tier's flow by `length`; its virtual start."""
+def reserve(tier: str, length: int) -> int:
+    """Lengthen a tier's flow by `length`, in the caller's transaction; the virtual start of what enters."""
     while True:
         clock, last_finish = read(CLOCK), read(tier)
         start = fair_queue.start_of(clock, last_finish)

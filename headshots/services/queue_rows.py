@@ -62,7 +62,7 @@ _LEASES: Final = f"""
     WHERE s.id IN ({{ids}}) AND s.state = '{ShotState.LEASED}' AND o.state IN ({_WORKING})"""
 _BEGINNABLE: Final = ", ".join(f"'{state}'" for state in sources_of(ORDER_MOVES, OrderState.RENDERING))
 _BEGIN: Final = f"""
-    UPDATE headshots_order SET state = '{OrderState.RENDERING}', started_at = %(now)s
+    UPDATE headshots_order SET state = '{OrderState.RENDERING}', started_at = coalesce(started_at, %(now)s)
     WHERE id = %(order)s AND state IN ({_BEGINNABLE})"""
 _ALL_OF: Final = "SELECT {columns} FROM {table} WHERE id IN ({ids})"
 

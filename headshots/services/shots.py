@@ -16,7 +16,7 @@ from headshots.exceptions import NotFound
 from headshots.faults import faultpoint
 from headshots.hints import MAX_COPIES, Task, enqueue
 from headshots.models import Order, Shot, StoredObject
-from headshots.services import claiming, fencing, guarantee, objects, orders, styles
+from headshots.services import claiming, fencing, guarantee, objects, orders, redo, styles
 from headshots.states import WORKING_STATES, OrderState, ShotState
 from headshots.vault.envelope import Kind
 
@@ -171,7 +171,7 @@ def sweep(now: datetime) -> Swept:
 def mend(now: datetime) -> tuple[int, int]:
     """The part of a sweep that needs no broker; how many shots it gave up, and abandoned uploads closed."""
     orders.resume(now)
-    for order_id in guarantee.give_up_overdue(now):
+    for order_id in (*guarantee.give_up_overdue(now), *redo.give_up_overdue(now)):
         orders.finish(order_id, now)
     guarantee.erase_surplus()
     styles.switch_off_failing(now)

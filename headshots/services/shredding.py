@@ -14,12 +14,12 @@ from django.db import connection, transaction
 from headshots.faults import faultpoint
 from headshots.models import Order, OrderKey, OrderQuerySet, StoredObject
 from headshots.services import audit, contacts, farewells, objects
-from headshots.states import LIVE_STATES, OrderState
+from headshots.states import LIVE_STATES, WORKING_STATES, OrderState
 from headshots.vault.envelope import Kind, Role, role_of
 
 log = logging.getLogger(__name__)
 
-SELFIE_KEY_GRACE: Final = timedelta(minutes=60)  # staff may still retry failed shots for this long
+SELFIE_KEY_GRACE: Final = timedelta(minutes=60)  # for redos, and for staff to retry failed shots
 SELFIE_KINDS: Final = tuple(kind for kind in Kind if role_of(kind) == Role.SELFIES)
 
 
@@ -51,9 +51,12 @@ def delete_key_rows(orders: Sequence[Order], now: datetime) -> None:
 
 
 def selfies_due(now: datetime) -> OrderQuerySet:
-    """Orders whose pictures have all been there for an hour and whose selfie can still be opened."""
+    """Orders whose pictures have all been there for an hour and whose selfie can still be opened.
+
+    One that is being worked on was finished before only if nothing but redos is made: they lengthen nothing.
+    """
     return Order.objects.filter(
-        state__in=(OrderState.READY, OrderState.FAILED),
+        state__in=(OrderState.READY, OrderState.FAILED, *WORKING_STATES),
         selfie_shredded_at=None,
         finished_at__lte=now - SELFIE_KEY_GRACE,
     )

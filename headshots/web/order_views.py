@@ -1,6 +1,7 @@
 """An order's own pages: progress, gallery, pictures and deletion; each needs the order's cookie."""
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import wraps
@@ -14,7 +15,7 @@ from django.utils.text import slugify
 
 from headshots.exceptions import NotFound, Refusal, text_of
 from headshots.models import Order
-from headshots.services import clock, delivery, export, orders, payments, progress, purge
+from headshots.services import clock, delivery, export, orders, payments, progress, purge, redo
 from headshots.services.progress import OrderView
 from headshots.states import OrderState
 from headshots.vault.envelope import Kind
@@ -59,6 +60,10 @@ def private(*methods: str) -> Callable[[OrderPage], RoutedPage]:
 
 def stage(view: OrderView) -> str:
     """Where the order stands, in a few words; also what screen readers are told when it changes."""
+    if view.is_delivered:
+        return (
+            f"Ready: {view.done} of {view.headshots} headshots" if view.failed else "Your headshots are ready"
+        )
     match view.state:
         case OrderState.ASSESSING:
             return "Checking your photo"
@@ -70,14 +75,30 @@ def stage(view: OrderView) -> str:
             if view.compared and view.made == view.headshots:
                 return "Choosing the best"
             return f"Rendering {min(view.made + 1, view.headshots)} of {view.headshots}"
-        case OrderState.READY if view.failed:
-            return f"Ready: {view.done} of {view.headshots} headshots"
-        case OrderState.READY:
-            return "Your headshots are ready"
         case OrderState.REFUSED:
             return "We could not use this photo"
         case _:
             return "We could not make your headshots"
+
+
+def redo_news(view: OrderView) -> str:
+    """What became of the pictures that are made again, as a sentence or two; empty when there are none."""
+    states = Counter(shot.redo.state for shot in view.shots if shot.redo)
+    under_way, made = states["waiting"] + states["rendering"], states["ready"]
+    news = []
+    if under_way:
+        news.append(
+            "A picture is being made again."
+            if under_way == 1
+            else f"{under_way} pictures are being made again."
+        )
+    if made:
+        news.append(
+            "A new picture is ready: keep one of the two."
+            if made == 1
+            else f"{made} new pictures are ready: keep one of each two."
+        )
+    return " ".join(news)
 
 
 def time_left(seconds: int) -> str:
@@ -147,8 +168,14 @@ def _context(order: Order, now: datetime) -> dict[str, Any]:
         "is_moving": is_moving,
         "expected": expected,
         "is_frozen": is_frozen,
-        "seen": "-".join([view.state, *map(str, counts), slugify(expected)]) + "-frozen" * is_frozen,
+        "redo_news": redo_news(view),
+        "seen": "-".join([view.state, *map(str, counts), *_redos_seen(view), slugify(expected)])
+        + "-frozen" * is_frozen,
     }
+
+
+def _redos_seen(view: OrderView) -> list[str]:
+    return [f"{shot.redo.index}{shot.redo.state}" for shot in view.shots if shot.redo]
 
 
 @private("GET")
@@ -210,6 +237,28 @@ def _jpeg(order: Order, index: int, kind: Kind, now: datetime, disposition: str)
     response["Content-Disposition"] = f'{disposition}; filename="{name}"'
     response["Content-Security-Policy"] = PICTURE_POLICY
     return response
+
+
+@private("POST")
+def redo_headshot(request: HttpRequest, order: Order, now: datetime, index: int) -> HttpResponseBase:
+    """Have one picture made again; the order's page then shows how far it is."""
+    try:
+        redo.ask(order, index, now)
+    except Refusal as refused:
+        if refused.code != "redo_under_way":  # the button was pressed twice
+            raise
+    return redirect(_card(order, index))
+
+
+@private("POST")
+def keep_headshot(request: HttpRequest, order: Order, now: datetime, index: int) -> HttpResponseBase:
+    """Choose one of two pictures; the other is deleted."""
+    redo.keep(order, index, now)
+    return redirect(_card(order, index))
+
+
+def _card(order: Order, index: int) -> str:
+    return f"{reverse('order', args=(order.pk,))}#headshot-{index}"
 
 
 @private("GET")

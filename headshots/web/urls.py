@@ -9,6 +9,8 @@ one_headshot = [
     path("preview", order_views.preview, name="preview"),
     path("full", order_views.full, name="full"),
     path("download", order_views.download, name="download"),
+    path("redo", order_views.redo_headshot, name="redo"),
+    path("keep", order_views.keep_headshot, name="keep"),
 ]
 one_order: list[URLPattern | URLResolver] = [
     path("", order_views.show, name="order"),

@@ -22,6 +22,8 @@ PRIVATE = (
     ("DELETE", "/api/v1/orders/{}"),
     ("GET", "/api/v1/orders/{}/headshots/1"),
     ("GET", "/api/v1/orders/{}/headshots/1?preview=true"),
+    ("POST", "/api/v1/orders/{}/headshots/1/redo"),
+    ("POST", "/api/v1/orders/{}/headshots/1/keep"),
     ("GET", "/api/v1/orders/{}/archive.zip"),
     ("GET", "/api/v1/orders/{}/export.zip"),
 )
@@ -125,6 +127,7 @@ def test_a_second_deletion_finds_nothing(client: Client, ready: Placed) -> None:
         ("POST", "/api/v1/styles", "GET"),
         ("DELETE", "/api/v1/receipts/x", "GET"),
         ("POST", f"/api/v1/orders/{NOBODYS}/archive.zip", "GET"),
+        ("GET", f"/api/v1/orders/{NOBODYS}/headshots/1/redo", "POST"),
     ],
 )
 def test_another_method_is_a_405_in_the_one_shape(

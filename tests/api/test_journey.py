@@ -178,7 +178,8 @@ def test_a_spare_stands_in_for_a_picture_that_failed_and_the_best_come_first(
     assert [shot["likeness"] for shot in shown["shots"]] == ["strong likeness", *["good likeness"] * 49]
     assert shown["shots"][0]["url"].endswith(f"{url}/headshots/51")
     assert set(shown["shots"][0]) == {
-        *("index", "place", "style", "state", "width", "height", "url", "preview_url", "likeness")
+        *("index", "place", "style", "state", "width", "height", "url", "preview_url", "likeness"),
+        *("redo", "can_redo"),
     }
     assert_refused(client.get(f"{url}/headshots/7", headers=bearer(placed.token)), "headshot_not_found")
 

@@ -14,6 +14,8 @@ OPERATIONS = {
     ("get", "/api/v1/orders/{order_id}"): {"200", "401", "404"},
     ("delete", "/api/v1/orders/{order_id}"): {"202", "401", "404"},
     ("get", "/api/v1/orders/{order_id}/headshots/{index}"): {"200", "401", "404"},
+    ("post", "/api/v1/orders/{order_id}/headshots/{index}/redo"): {"202", "401", "403", "404", "409"},
+    ("post", "/api/v1/orders/{order_id}/headshots/{index}/keep"): {"200", "401", "403", "404", "409"},
     ("get", "/api/v1/orders/{order_id}/archive.zip"): {"200", "401", "404"},
     ("get", "/api/v1/orders/{order_id}/export.zip"): {"200", "401", "404"},
     ("get", "/api/v1/receipts/{receipt_id}"): {"200", "404"},

@@ -229,6 +229,7 @@ def test_styles_come_with_their_words_and_numbers_and_shots_with_their_seeds(
             "finished_at": iso(shot.finished_at),
             "likeness": "",
             "rank": 0,
+            "replaces": None,
             "style": "corporate",
             "style_number": 1,
             "planned_seeds": list(orders.seeds_of(order, shot.style_version_id, shot.index)),

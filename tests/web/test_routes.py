@@ -57,7 +57,7 @@ ORDER_PAGES = [route for route in ROUTES if route.startswith("/orders/")]
 
 def test_the_sweep_sees_the_pages_and_the_api() -> None:
     assert {"/", "/new", "/o", "/api/v1/orders", "/orders/<uuid:order_id>/delete"} <= set(ROUTES)
-    assert len(ORDER_PAGES) == 12
+    assert len(ORDER_PAGES) == 14
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -142,12 +142,16 @@ BY_COOKIE: Mapping[str, Mapping[str, int]] = {
     ONE_ORDER + "headshots/<int:index>/preview": {"GET": 200},
     ONE_ORDER + "headshots/<int:index>/full": {"GET": 200},
     ONE_ORDER + "headshots/<int:index>/download": {"GET": 200},
+    ONE_ORDER + "headshots/<int:index>/redo": {"POST": 302},
+    ONE_ORDER + "headshots/<int:index>/keep": {"POST": 302},
     ONE_ORDER + "delete": {"POST": 302},
 }
 API_ORDER = "/api/v1/orders/<order_id>"
 BY_TOKEN: Mapping[str, Mapping[str, int]] = {
     API_ORDER: {"GET": 200, "DELETE": 202},
     API_ORDER + "/headshots/<index>": {"GET": 200},
+    API_ORDER + "/headshots/<index>/redo": {"POST": 409},  # the page has asked for it by then
+    API_ORDER + "/headshots/<index>/keep": {"POST": 200},
     API_ORDER + "/archive.zip": {"GET": 200},
     API_ORDER + "/export.zip": {"GET": 200},
 }
