@@ -1,4 +1,4 @@
-"""The last step: exact size, visible marks, and the JPEGs that say what they are."""
+"""The last step: exact size, marks to see and one within the pixels, and the JPEGs that say what they are."""
 
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -12,6 +12,7 @@ from pipelines.images import srgb_profile
 from pipelines.presets import HEIGHT
 from pipelines.provenance import SourceType, mark, with_profile
 from pipelines.types import OutputSpec, Pixels
+from pipelines.watermark import embed
 
 WATERMARK: Final = "HEADSHOTS · FREE"
 WATERMARK_OPACITY: Final = 0.28
@@ -47,10 +48,11 @@ def finish(
     """The picture with its long edge at exactly `output.long_edge`, marked, as JPEG (q93, 4:4:4), and small.
 
     `marks` are words for a small plate in the lower right corner. The thumbnail (448 px wide) is made of the
-    marked picture. Both files say in their XMP what `source_type` is.
+    marked picture, so that it carries the invisible mark, too. Both files say in their XMP what `source_type`
+    is.
 
-    The order matters: what is seen is marked first, a mark within the pixels has to come after it and before
-    the JPEG, the XMP before whoever signs the file, and the signature before the file is sealed.
+    The order matters: what is seen is marked first, the mark within the pixels comes after it and before the
+    JPEG, the XMP before whoever signs the file, and the signature before the file is sealed.
     """
     # OpenCV encodes BGR. Grain and marks are grey, so that the order of the channels is nothing to them.
     picture = enlarge(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), dtype=np.uint8), output.long_edge)
@@ -58,6 +60,7 @@ def finish(
         picture = _watermarked(picture)
     if marks:
         picture = _with_plate(picture, " · ".join(marks))
+    picture = embed(picture)
     height, width = picture.shape[:2]
     return Finished(
         jpeg=mark(_encoded(picture, QUALITY), source_type),

@@ -32,13 +32,15 @@ from headshots.models import Order, Shot
 from headshots.services import credentials, delivery, picture_claims
 from headshots.services.orders import Placed
 from headshots.states import ShotState
+from headshots.tiers import TIERS, Tier
 from headshots.vault import picture_keys
 from headshots.vault.envelope import Kind
 from headshots.vault.errors import BadKeyFile
 from headshots.vault.picture_keys import Chain
-from pipelines import provenance
+from pipelines import provenance, watermark
 from pipelines.errors import Final
 from pipelines.finish import finish
+from pipelines.images import decode_jpeg
 from pipelines.provenance import SourceType
 from pipelines.types import OutputSpec
 
@@ -439,6 +441,8 @@ def test_every_delivered_picture_says_what_it_is_and_nothing_of_whom(
             assert personal.encode() not in each.partition(b"\xff\xda")[0]
     for each in small:
         assert (read(each).xmp_source, read(each).problem) == (COMPOSITE, "no_credentials")
+    for each in (*full, *small):
+        assert watermark.read_whole(decode_jpeg(each)[..., ::-1].copy()).is_marked
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -461,7 +465,9 @@ def test_the_command_says_in_words_what_a_picture_claims(data: Path, picture: by
     told = verify(data, file)
 
     assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout.splitlines() == [
+    *lines, mark = told.stdout.splitlines()
+    assert mark.startswith("  Invisible mark: found in the whole picture (")
+    assert lines == [
         "VALID: nothing in this file was altered since it was signed.",
         "",
         "  XMP: created using generative AI",
@@ -476,6 +482,40 @@ def test_the_command_says_in_words_what_a_picture_claims(data: Path, picture: by
         "  Certificate: ours, a DEVELOPMENT one that proves nothing to others",
         "  Signature holds, binding to the file holds.",
     ]
+
+
+@pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
+def test_the_command_finds_the_invisible_mark_of_each_tier(data: Path, tier: Tier, tmp_path: Path) -> None:
+    file, screenshot = tmp_path / "picture.jpg", tmp_path / "screenshot.png"
+    output = OutputSpec(long_edge=tier.long_edge, is_watermarked=tier.is_watermarked)
+    noise = np.random.default_rng(1).integers(256, size=(9, 7, 3), dtype=np.uint8)
+    clouds = np.asarray(Image.fromarray(noise).resize((896, 1152), Image.Resampling.BICUBIC))
+    done = finish(clouds, output=output, marks=(), source_type=SourceType.GENERATED)
+    file.write_bytes(credentials.attach(done.jpeg))
+    with Image.open(file) as image:
+        image.resize((448, 576)).save(screenshot)
+
+    (code, words), (shot_code, shot_words) = ask(file), ask(screenshot)
+
+    assert (code, shot_code) == (0, 1)
+    assert "Invisible mark: found in the whole picture" in words
+    assert shot_words.startswith("NOT VALID")
+    assert "Invisible mark: found in the whole picture" in shot_words
+
+
+def test_the_command_says_so_where_there_is_no_invisible_mark(data: Path, tmp_path: Path) -> None:
+    strip, text = tmp_path / "strip.png", tmp_path / "text.jpg"
+    Image.fromarray(np.random.default_rng(1).integers(256, size=(64, 256, 3), dtype=np.uint8)).save(strip)
+    text.write_bytes(b"no picture at all")
+
+    _, words = ask(strip)
+    answer = json.loads(ask(strip, "--json")[1])["invisible_mark"]
+
+    assert "Invisible mark: not found (" in words
+    assert (answer["is_marked"], answer["is_part"]) == (False, True)
+    assert 24 < answer["bits"] < 45
+    assert "Invisible mark: the pixels could not be read" in ask(text)[1]
+    assert json.loads(ask(text, "--json")[1])["invisible_mark"] is None
 
 
 def test_the_command_answers_by_exit_code_and_in_json(data: Path, picture: bytes, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_the_page_keeps_the_policy_and_says_what_it_does_not_do(client: Client) 
     assert {name for name in named if not finders.find(name)} == set()
     assert "web/verify_picture.js" in named
     assert "It does not check the signature" in page
+    assert "Nor can it see the invisible mark" in page
     assert "python manage.py verify-picture picture.jpg" in page
     assert "Reading needs JavaScript." in page
     assert "<form" in page

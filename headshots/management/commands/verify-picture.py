@@ -1,15 +1,20 @@
 """manage.py verify-picture: what a picture says of itself, in plain words, and whether that holds."""
 
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from PIL import Image, ImageOps
 
 from headshots.services import picture_claims
 from headshots.services.picture_claims import Credentials, PictureClaims
 from headshots.vault.errors import BadKeyFile
+from pipelines import images, watermark
+from pipelines.watermark import Reading
 
 NOT_VALID: Final = 1
 COULD_NOT_LOOK: Final = 2
@@ -27,12 +32,14 @@ PROBLEMS: Final = {
     "no_credentials": "It carries no signed statement (Content Credentials).",
     "not_readable": "It is no picture whose signed statement can be read.",
 }
+READABLE: Final = ("JPEG", "PNG", "WEBP")  # the signed file is a JPEG; a screenshot of it may be another
 PERMISSIONS: Final = {"notAllowed": "not allowed", "allowed": "allowed", "constrained": "under conditions"}
 
 
 class Command(BaseCommand):
     help = (
-        "Read what a JPEG says of itself: XMP, and its Content Credentials with the C2PA's own reader. "
+        "Read what a JPEG says of itself: XMP, its Content Credentials with the C2PA's own reader, and the "
+        "invisible mark in its pixels, which decides nothing; searching a cropped picture takes seconds. "
         "Exit code 0: signature and binding hold; 1: they do not, or there are none; 2: could not look. "
         "Needs no database and no network."
     )
@@ -55,11 +62,13 @@ class Command(BaseCommand):
             chains = picture_claims.own_chains(options["certificate"])
         except (BadKeyFile, OSError) as error:
             raise CommandError(f"certificate: {error}", returncode=COULD_NOT_LOOK) from None
-        claims = picture_claims.read(data, chains)
+        claims, mark = picture_claims.read(data, chains), invisible_mark(data)
         if options["json"]:
-            self.stdout.write(json.dumps({"valid": claims.is_valid, **asdict(claims)}))
+            in_pixels = mark and {"is_marked": mark.is_marked, **asdict(mark)}
+            answer = {"valid": claims.is_valid, **asdict(claims), "invisible_mark": in_pixels}
+            self.stdout.write(json.dumps(answer))
         else:
-            self.stdout.write(in_words(claims))
+            self.stdout.write(f"{in_words(claims)}\n  Invisible mark: {mark_in_words(mark)}")
         if not claims.is_valid:
             raise SystemExit(NOT_VALID)
 
@@ -73,6 +82,29 @@ def _read(path: Path) -> bytes:
     if len(data) > picture_claims.MAX_BYTES:
         raise CommandError(f"{path} is larger than 64 MiB", returncode=COULD_NOT_LOOK)
     return data
+
+
+def invisible_mark(data: bytes) -> Reading | None:
+    """What is read from the pixels of a JPEG, PNG or WebP; None when they cannot be read, or are too many."""
+    try:
+        with Image.open(io.BytesIO(data), formats=READABLE) as image:
+            if image.width * image.height > images.MAX_PIXELS:
+                return None
+            rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return watermark.read(np.ascontiguousarray(rgb[..., ::-1]))
+
+
+def mark_in_words(mark: Reading | None) -> str:
+    """Whether the picture carries the mark, and how sure that is."""
+    if mark is None:
+        return "the pixels could not be read"
+    agree = f"{mark.bits} of {watermark.BITS} bits agree"
+    if not mark.is_marked:
+        return f"not found ({agree}, as chance may have it); it can be removed, so that proves nothing"
+    where = "in a part of a picture" if mark.is_part else "in the whole picture"
+    return f"found {where} ({agree}): made by software"
 
 
 def in_words(claims: PictureClaims) -> str:
