@@ -83,7 +83,7 @@ class ShotRequest:
     """Up to three more photos of the same person; an engine that knows faces averages over all."""
     start: StartingPicture | None = None
     is_urgent: bool = False
-    """Of a small order that somebody waits for: an engine may let others in flight wait for it, see `turns`."""
+    """Of a small order: an engine may let others in flight wait for it, see `turns`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,7 +149,7 @@ class Upscaler:
             plane = large[:, channel : channel + 1].float()
             if plane.shape[2:] != size:
                 plane = functional.interpolate(plane, size, mode="bicubic", antialias=True)
-            plane = plane * (255 * gain[channel]) + 255 * offset[channel]
+            plane = plane.mul(255 * gain[channel]).add_(255 * offset[channel])
             result[..., channel] = plane[0, 0].round_().clamp_(0, 255)
         return np.asarray(result.cpu().numpy(), dtype=np.uint8)
 
@@ -230,7 +230,9 @@ def _colour_match(large: Tensor, source: Pixels, scale: int) -> tuple[list[float
     Mean and standard deviation of both after the same blur, at the source's size: the networks shift white
     balance and contrast (easydiffusion#147).
     """
-    small = functional.avg_pool2d(large, scale).float()[0].permute(1, 2, 0).cpu().numpy()
+    # Two means over views: on a CPU they take less than half as long as avg_pool2d over channels_last.
+    rows = large.unflatten(3, (-1, scale)).mean(4, dtype=torch.float32)
+    small = rows.unflatten(2, (-1, scale)).mean(3)[0].permute(1, 2, 0).cpu().numpy()
     made, wanted = _low_pass(small), _low_pass(source.astype(np.float32) / 255)
     gains, offsets = [], []
     for channel in range(3):

@@ -18,13 +18,13 @@ from pipelines.weights import BASES, CALIBRATION, MANIFEST, Locked, digest, writ
 
 SEED: Final = 20261121
 
-# Attention only at a quarter of the latents' size: at a half, where SDXL's begins, it would take a core one
+# Attention only at an eighth of the latents' size: at a half, where SDXL's begins, it would take a core one
 # second for each step.
-CHANNELS: Final = (8, 16, 32)
-HEADS: Final = (1, 1, 2)
+CHANNELS: Final = (8, 8, 16, 32)
+HEADS: Final = (1, 1, 1, 2)
 NORM_GROUPS: Final = 4
-DOWN_BLOCKS: Final = ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D")
-UP_BLOCKS: Final = ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D")
+DOWN_BLOCKS: Final = ("DownBlock2D", "DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D")
+UP_BLOCKS: Final = ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D")
 TEXT_WIDTH: Final = 32  # of each text encoder; the cross-attention sees both, side by side
 CONTEXT: Final = 2 * TEXT_WIDTH
 TIME_WIDTH: Final = 8  # of each of the six size and crop numbers
@@ -216,7 +216,7 @@ def _unet_shape() -> dict[str, Any]:
         "down_block_types": DOWN_BLOCKS,
         "layers_per_block": 1,
         "norm_num_groups": NORM_GROUPS,
-        "transformer_layers_per_block": (1, 1, 1),
+        "transformer_layers_per_block": (1,) * len(CHANNELS),
         "attention_head_dim": HEADS,  # SDXL's published name for the number of heads
         "cross_attention_dim": CONTEXT,
         "use_linear_projection": True,
@@ -235,6 +235,9 @@ def _write_unet(folder: Path) -> Any:
         up_block_types=UP_BLOCKS,
         **_unet_shape(),
     )
+    for name, parameter in unet.named_parameters():
+        if name.endswith("attn2.to_out.0.weight"):
+            parameter.mul_(8)  # else three levels of skips would drown what prompt and face say
     unet.save_pretrained(folder)
     return unet
 
@@ -243,7 +246,7 @@ def _write_identitynet(folder: Path) -> None:
     """The ControlNet. Its output convolutions start at zero, which would make it a part without effect."""
     from diffusers import ControlNetModel
 
-    net = ControlNetModel(conditioning_embedding_out_channels=(8, 8, 16, 16), **_unet_shape())
+    net = ControlNetModel(conditioning_embedding_out_channels=(4, 4, 8, 8), **_unet_shape())
     for layer in (*net.controlnet_down_blocks, net.controlnet_mid_block):
         layer.weight.normal_(std=0.1)
         layer.bias.normal_(std=0.1)
@@ -305,7 +308,10 @@ def _random(rows: int, columns: int) -> Any:
 
 
 def _write_vae(folder: Path) -> None:
-    """Four blocks, so that the factor stays 8; scaled as SDXL's, decodes with some contrast."""
+    """Four blocks, so that the factor stays 8; scaled as SDXL's, decodes with some contrast.
+
+    Without the attention in its middle, which over all latents at once would take a core another second.
+    """
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL(
@@ -313,8 +319,9 @@ def _write_vae(folder: Path) -> None:
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
+        block_out_channels=(4, 4, 4, 4),
         layers_per_block=1,
+        mid_block_add_attention=False,
         norm_num_groups=4,
         latent_channels=4,
         sample_size=1024,
@@ -325,14 +332,14 @@ def _write_vae(folder: Path) -> None:
 
 
 def _write_upscaler(path: Path) -> None:
-    """RRDBNet with 4 features, one block, growth 2: passes the picture on, enlarged, with a little noise.
+    """RRDBNet with 3 features, one block, growth 1: passes the picture on, enlarged, with a little noise.
 
     The unit taps make it a plain enlargement, so that an upscaled picture can be compared with its source.
     """
     from basicsr.archs.rrdbnet_arch import RRDBNet
     from safetensors.torch import save_file
 
-    net = RRDBNet(num_in_ch=3, num_out_ch=3, scale=4, num_feat=4, num_block=1, num_grow_ch=2)
+    net = RRDBNet(num_in_ch=3, num_out_ch=3, scale=4, num_feat=3, num_block=1, num_grow_ch=1)
     for parameter in net.parameters():
         parameter.normal_(std=0.001)
     for layer in (net.conv_first, net.conv_up1, net.conv_up2, net.conv_hr, net.conv_last):

@@ -124,7 +124,7 @@ TINY: Final = replace(
         "down_block_types": tiny.DOWN_BLOCKS,
         "layers_per_block": 1,
         "norm_num_groups": tiny.NORM_GROUPS,
-        "transformer_layers_per_block": (1, 1, 1),
+        "transformer_layers_per_block": (1,) * len(tiny.CHANNELS),
         "attention_head_dim": tiny.HEADS,
         "cross_attention_dim": tiny.CONTEXT,
         "addition_time_embed_dim": tiny.TIME_WIDTH,

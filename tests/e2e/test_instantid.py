@@ -1,27 +1,15 @@
-"""The whole service on the InstantID engine with random weights: upload, pictures, 4K, deletion, receipt."""
+"""The InstantID engine with random weights in processes of its own; `test_pack` has the premium pack."""
 
-import io
 import json
 import os
 import subprocess
 import sys
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from pytest_django import Settings
 
-from headshots import tasks
 from headshots.env import ROOT
-from headshots.models import Order, Receipt, Shot
-from headshots.services import delivery, payments, purge
-from headshots.services.orders import Placed
-from headshots.states import OrderState
-from headshots.tiers import TIERS
 from pipelines.sample import sample_selfie
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning")]
@@ -47,18 +35,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def instantid(weights: Path, settings: Settings) -> Iterator[None]:
-    """The tasks of this process on the InstantID engine."""
-    settings.ENGINE, settings.WEIGHTS, settings.DEVICE, settings.SLOTS = "instantid", weights, "cpu", 4
-    settings.WEIGHTS_LICENCES = dict.fromkeys(("antelopev2", "instantid"), "random weights of our own")
-    for cached in (tasks._engine, tasks._assessor):
-        cached.cache_clear()
-    yield
-    for cached in (tasks._engine, tasks._assessor):
-        cached.cache_clear()
-
-
 def test_a_free_order_goes_from_upload_to_receipt_in_real_processes(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir(mode=0o700)
     printed = manage(
@@ -78,37 +54,6 @@ def test_a_free_order_goes_from_upload_to_receipt_in_real_processes(weights: Pat
     assert events[-1]["objects_left"] == 0
     pictures = sorted((tmp_path / "out").glob("headshot-*.jpg"))
     assert len({path.read_bytes() for path in pictures}) == 3
-
-
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.usefixtures("instantid")
-def test_a_premium_order_is_delivered_in_4k_in_every_style_and_leaves_nothing(
-    place: Callable[..., Placed],
-    render_all: Callable[[], None],
-    purge_all: Callable[[], None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A pack of eight, one for each style: fifty would show the same and take six times as long."""
-    monkeypatch.setitem(TIERS, "premium", replace(TIERS["premium"], headshots=8, spares=0))
-    order = place(tier_slug="premium").order
-    payments.confirm_test_payment(order, order.created_at)
-    render_all()
-
-    order.refresh_from_db()
-    assert (order.state, order.engine) == (OrderState.READY, "instantid")
-    assert set(Shot.objects.values_list("width", "height", "state")) == {(2987, 3840, "done")}
-    styles = Counter(Shot.objects.values_list("style_version__style__slug", flat=True))
-    assert len(styles) == 8
-    archive = zipfile.ZipFile(io.BytesIO(b"".join(delivery.stream_archive(order, order.created_at))))
-    pictures = [name for name in archive.namelist() if name.endswith(".jpg")]
-    sizes = {Image.open(io.BytesIO(archive.read(name))).size for name in pictures}
-    assert (len(pictures), sizes) == (8, {(2987, 3840)})
-
-    purge.request(order, actor="customer", now=order.created_at)
-    purge_all()
-    assert purge.objects_left() == 0
-    assert "headshots=8 previews=8" in Receipt.objects.get().text
-    assert Order.objects.get().state == OrderState.PURGED
 
 
 def test_render_makes_a_picture_that_its_own_figures_repeat(weights: Path, tmp_path: Path) -> None:

@@ -140,26 +140,9 @@ def servers(broker: str) -> dict[str, str]:
 
 
 @pytest.mark.servers
-def test_a_pack_survives_a_killed_worker_on_postgres_with_redis(folder: Path) -> None:
-    with running(folder, **servers("TEST_REDIS_URL")) as service:
-        order = service.client.place(sample_selfie(), tier="premium", styles=("tech", "outdoor"))
-        assert [*service.client.watch(order, timeout_seconds=60)][-1]["state"] == "awaiting_payment"
-        service.client.pay(order)
-        wait_for(lambda: service.client.order(order)["done"] >= 2, seconds=60)
-        service.kill("--queues gpu")
-        final = [*service.client.watch(order, timeout_seconds=900)][-1]
-        assert (final["state"], final["done"], final["failed"]) == ("ready", 50, 0)
-        assert {(shot["width"], shot["height"]) for shot in final["shots"]} == {(2987, 3840)}
-        receipt_id = service.client.delete(order)
-        wait_for(lambda: service.client.receipt(receipt_id)["state"] == "purged", seconds=90)
-
-    assert not list((folder / "blobs").rglob("o/*/*"))
-    assert not (folder / "headshots.sqlite3").exists()
-
-
-@pytest.mark.servers
-def test_a_killed_worker_loses_nothing_on_postgres_with_rabbitmq(folder: Path) -> None:
-    with running(folder, WORKER_PROCESSES="1", **servers("TEST_AMQP_URL")) as service:
+@pytest.mark.parametrize("broker", ["TEST_REDIS_URL", "TEST_AMQP_URL"])
+def test_a_killed_worker_loses_nothing_on_postgres_with_redis_or_rabbitmq(folder: Path, broker: str) -> None:
+    with running(folder, WORKER_PROCESSES="1", **servers(broker)) as service:
         order = service.client.place(sample_selfie(), tier="free")
         wait_for(lambda: service.client.order(order)["done"] >= 1, seconds=60)
         service.kill("--queues gpu")
@@ -167,6 +150,9 @@ def test_a_killed_worker_loses_nothing_on_postgres_with_rabbitmq(folder: Path) -
         assert (final["state"], final["done"], final["failed"]) == ("ready", 3, 0)
         receipt_id = service.client.delete(order)
         wait_for(lambda: service.client.receipt(receipt_id)["state"] == "purged", seconds=90)
+
+    assert not list((folder / "blobs").rglob("o/*/*"))
+    assert not (folder / "headshots.sqlite3").exists()
 
 
 def test_a_worker_that_stops_politely_gives_its_shots_back(folder: Path) -> None:
