@@ -129,7 +129,9 @@ def _hold(order_id: uuid.UUID, kind: Mail.Kind, contact: Contact, now: datetime)
 
 def _send(farewell: _Farewell, server: BaseEmailBackend, now: datetime) -> Mail.State:
     """What became of the mail; DUE when it is held on for another try."""
-    order = Order.objects.get(pk=farewell.row.order_id)
+    order = Order.objects.filter(pk=farewell.row.order_id).first()
+    if order is None:  # the database was restored to a time before it
+        return Mail.State.GIVEN_UP
     try:
         letters.send(letters.compose(Mail.Kind(farewell.row.kind), order, farewell.contact), server)
     except MailServerAway:

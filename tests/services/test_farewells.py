@@ -3,7 +3,9 @@
 import io
 import smtplib
 import threading
+import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -143,6 +145,21 @@ def test_orders_that_come_to_their_end_are_written_to_as_well(
     assert [each.to for each in by_address] == [[f"ada{number}@example.org"] for number in range(3)]
     for order, each in zip(told, by_address, strict=True):
         assert order.receipt_id in each.body
+
+
+def test_a_mail_whose_order_a_restore_took_away_is_dropped_and_holds_up_no_other(
+    placed: Placed, place: Callable[..., Placed]
+) -> None:
+    other = place(address=ADDRESS)
+    for each in (placed, other):
+        purge.request(each.order, actor="customer", now=timezone.now())
+    gone, there = farewells._held
+    farewells._held[0] = replace(gone, row=Mail(order_id=uuid.uuid4(), kind=gone.row.kind))
+
+    assert farewells.deliver(timezone.now()) == 1
+
+    assert not farewells._held
+    assert [Mail.objects.get(pk=each.row.pk).state for each in (gone, there)] == ["due", "sent"]
 
 
 def test_a_refused_photo_is_told_of_with_its_reason_and_then_nothing_more(
