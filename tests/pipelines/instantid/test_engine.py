@@ -89,6 +89,20 @@ def near_the_end(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Sample,
     return install
 
 
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The shots of each denoising step, as the steps are made."""
+    made: list[list[str]] = []
+    real = loop.denoise_step
+
+    def watched(models: Any, samples: Sequence[Sample]) -> list[Sample]:
+        made.append([sample.shot_id for sample in samples])
+        return real(models, samples)
+
+    monkeypatch.setattr(loop, "denoise_step", watched)
+    return made
+
+
 @pytest.mark.slow
 def test_each_part_of_a_plan_changes_the_picture_and_nothing_else_does(
     engine: InstantIdEngine, selfie: Pixels, monkeypatch: pytest.MonkeyPatch
@@ -224,15 +238,9 @@ def test_a_single_shot_without_memory_goes_back_to_the_queue(
 
 
 def test_a_cancelled_shot_stops_within_one_step_and_its_slot_is_taken(
-    parts: Parts, selfie: Pixels, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, selfie: Pixels, monkeypatch: pytest.MonkeyPatch, steps: list[list[str]]
 ) -> None:
     """The first shot has all its steps to do, the second only its last."""
-    steps: list[list[str]] = []
-    real = loop.denoise_step
-
-    def watched(models: Any, samples: Sequence[Sample]) -> list[Sample]:
-        steps.append([sample.shot_id for sample in samples])
-        return real(models, samples)
 
     def late(parts: Any, prompts: Any, person: Any, request: ShotRequest, seed: int) -> Begun:
         begun = begin(parts, prompts, person, request, seed)
@@ -240,7 +248,6 @@ def test_a_cancelled_shot_stops_within_one_step_and_its_slot_is_taken(
             return replace(begun, sample=replace(begun.sample, position=len(begun.sample.schedule) - 1))
         return begun
 
-    monkeypatch.setattr(loop, "denoise_step", watched)
     monkeypatch.setattr(loop, "begin", late)
     waiting = [request("unwanted", selfie), request("late", selfie)]
     results: list[str] = []
@@ -285,20 +292,12 @@ def test_an_order_that_comes_late_is_taken_aboard_between_two_steps(
 
 
 def test_an_urgent_order_goes_ahead_of_the_pack_in_flight(
-    parts: Parts, selfie: Pixels, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, selfie: Pixels, monkeypatch: pytest.MonkeyPatch, steps: list[list[str]]
 ) -> None:
-    steps: list[list[str]] = []
-    real = loop.denoise_step
-
-    def watched(models: Any, samples: Sequence[Sample]) -> list[Sample]:
-        steps.append([sample.shot_id for sample in samples])
-        return real(models, samples)
-
     def two_steps_left(parts: Any, prompts: Any, person: Any, request: ShotRequest, seed: int) -> Begun:
         begun = begin(parts, prompts, person, request, seed)
         return replace(begun, sample=replace(begun.sample, position=len(begun.sample.schedule) - 2))
 
-    monkeypatch.setattr(loop, "denoise_step", watched)
     monkeypatch.setattr(loop, "begin", two_steps_left)
     answers = iter([[request("pack", selfie)], [replace(request("free", selfie), is_urgent=True)]])
     results: list[str] = []
