@@ -42,7 +42,7 @@ from tests.bench.installation import machine
 FREE: Final = OutputSpec(long_edge=1152, is_watermarked=True)
 PREMIUM: Final = OutputSpec(long_edge=3840, is_watermarked=False)
 SEEDS: Final = (1, 2, 3)
-UNMARKED: Final = 256
+UNMARKED: Final = 96
 PHOTOGRAPHS: Final = (
     "astronaut",
     "chelsea",
