@@ -38,18 +38,22 @@ def ready(placed: Placed) -> Placed:
     now = timezone.now()
     orders.accept(placed.order, now)
     for claimed in claiming.claim("worker", 3, now):
-        finished = FinishedShot(
-            shot_id=str(claimed.shot.pk),
-            seed=claimed.seeds[0],
-            jpeg=plain_jpeg(896, 1152),
-            preview_jpeg=plain_jpeg(448, 576),
-            width=896,
-            height=1152,
-            report=QualityReport(measures={}),
-            seconds=1.0,
-        )
-        assert shots.commit(claimed, finished, now)
+        assert shots.commit(claimed, plain_picture(claimed), now)
     return placed
+
+
+def plain_picture(claimed: claiming.Claim, width: int = 896, height: int = 1152) -> FinishedShot:
+    """What an engine would hand in for the claim; its bytes follow from its size."""
+    return FinishedShot(
+        shot_id=str(claimed.shot.pk),
+        seed=claimed.seeds[0],
+        jpeg=plain_jpeg(width, height),
+        preview_jpeg=plain_jpeg(width // 2, height // 2),
+        width=width,
+        height=height,
+        report=QualityReport(measures={}),
+        seconds=1.0,
+    )
 
 
 def plain_jpeg(width: int, height: int) -> bytes:

@@ -12,8 +12,7 @@ from headshots.models import Order, Shot
 from headshots.services import claiming, shots, uploads
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
-from pipelines.types import FinishedShot, QualityReport
-from tests.api.conftest import assert_refused, bearer, plain_jpeg
+from tests.api.conftest import assert_refused, bearer, plain_jpeg, plain_picture
 
 pytestmark = pytest.mark.django_db
 Ask = Callable[..., Any]
@@ -38,17 +37,7 @@ def ask(client: Client, ready: Placed) -> Ask:
 
 def make_it(now: datetime) -> None:
     (claimed,) = claiming.claim("worker", 1, now)
-    finished = FinishedShot(
-        shot_id=str(claimed.shot.pk),
-        seed=claimed.seeds[0],
-        jpeg=plain_jpeg(64, 80),
-        preview_jpeg=plain_jpeg(32, 40),
-        width=64,
-        height=80,
-        report=QualityReport(measures={}),
-        seconds=1.0,
-    )
-    assert shots.commit(claimed, finished, now)
+    assert shots.commit(claimed, plain_picture(claimed, 64, 80), now)
 
 
 def shown(order: Any, index: int) -> dict[str, Any]:
