@@ -9,10 +9,9 @@ from django.test import Client
 from django.urls import reverse
 
 from headshots.models import Order, OrderKey, Payment, Receipt, Refund, Selfie, Shot, StoredObject
-from headshots.services import claiming, objects, orders, uploads
+from headshots.services import objects, orders, uploads
 from headshots.services.orders import Placed
-from pipelines.types import FinishedShot, QualityReport
-from tests.api.conftest import plain_jpeg, post_order, ready
+from tests.api.conftest import post_order, ready
 from tests.payments.conftest import _server, account, deliver
 from tests.payments.stand_in import StandIn
 from tests.web.conftest import hold
@@ -46,20 +45,6 @@ def bought(
 def finished(as_sent: None, ready: Placed) -> Placed:
     """A free order with its three pictures; they are plain ones."""
     return ready
-
-
-def picture(claimed: claiming.Claim) -> FinishedShot:
-    """What an engine would hand in for the claim."""
-    return FinishedShot(
-        shot_id=str(claimed.shot.pk),
-        seed=claimed.seeds[0],
-        jpeg=plain_jpeg(64, 80),
-        preview_jpeg=plain_jpeg(32, 40),
-        width=64,
-        height=80,
-        report=QualityReport(measures={}),
-        seconds=1.0,
-    )
 
 
 def held_of_all() -> list[Any]:

@@ -17,8 +17,8 @@ from headshots.services import claiming, objects, orders, purge, shots
 from headshots.services.orders import Placed
 from headshots.states import OrderState
 from headshots.vault.envelope import Kind
-from tests.api.conftest import bearer
-from tests.public_bugs.conftest import ORDER_ROUTES, held_of_all, picture
+from tests.api.conftest import bearer, plain_picture
+from tests.public_bugs.conftest import ORDER_ROUTES, held_of_all
 from tests.services.unreliable import UnreliableStore
 from tests.web.conftest import hold
 from tests.web.test_routes import ROUTES, content_of, filled
@@ -100,10 +100,10 @@ def test_no_route_takes_results_or_fetches_an_address_that_it_is_sent(
 def test_a_picture_that_is_handed_in_twice_is_one_picture(placed: Placed, now: datetime) -> None:
     orders.accept(placed.order, now)
     claims = claiming.claim("worker", 3, now)
-    assert all(shots.commit(each, picture(each), now) for each in claims)
+    assert all(shots.commit(each, plain_picture(each), now) for each in claims)
     before = held_of_all()
 
-    assert not any(shots.commit(each, picture(each), now) for each in claims)
+    assert not any(shots.commit(each, plain_picture(each), now) for each in claims)
 
     assert held_of_all() == before
 
@@ -124,7 +124,7 @@ def test_a_lost_message_is_found_by_the_sweep_and_a_lost_worker_by_its_lease(
     lost = claiming.claim("dies", 3, now)
     again = claiming.claim("lives", 3, now + 2 * MINUTE)
     assert [each.shot.pk for each in again] == [each.shot.pk for each in lost]
-    assert all(shots.commit(each, picture(each), now + 2 * MINUTE) for each in again)
+    assert all(shots.commit(each, plain_picture(each), now + 2 * MINUTE) for each in again)
     assert Order.objects.get().state == OrderState.READY
 
 

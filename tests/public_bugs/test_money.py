@@ -23,11 +23,11 @@ from headshots.services import checkouts, claiming, mails, orders, payments, set
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 from headshots.tiers import TIERS
-from tests.api.conftest import bearer
+from tests.api.conftest import bearer, plain_picture
 from tests.payments.conftest import finish_with, post_event
 from tests.payments.stand_in import SECRET_KEY, WEBHOOK_SECRET, StandIn, signed
 from tests.payments.test_webhook import everything
-from tests.public_bugs.conftest import ORDER_ROUTES, held_of_all, picture
+from tests.public_bugs.conftest import ORDER_ROUTES, held_of_all
 from tests.web.test_free_tier import WISHES, post
 from tests.web.test_routes import content_of, filled
 
@@ -207,7 +207,7 @@ def test_looking_and_downloading_ends_no_refund(
 ) -> None:
     deliver(account.pay(session()))
     for claimed in claiming.claim("worker", 2, timezone.now()):
-        assert shots.commit(claimed, picture(claimed), timezone.now())
+        assert shots.commit(claimed, plain_picture(claimed), timezone.now())
     done = Shot.objects.filter(state=ShotState.DONE).values_list("index", flat=True)
     at = f"/orders/{bought.order.pk}/"
     taken = [client.get(f"{at}headshots/{index}/{name}") for index in done for name in ("full", "download")]

@@ -23,8 +23,8 @@ from headshots.states import OrderState, ShotState
 from pipelines.images import decode_jpeg
 from pipelines.preview import PreviewEngine
 from pipelines.types import FailedShot, OutputSpec, ShotRequest
+from tests.api.conftest import plain_picture
 from tests.pipelines.test_images import heic, saved
-from tests.public_bugs.conftest import picture
 from tests.services.test_credentials import segments
 
 pytestmark = pytest.mark.django_db
@@ -41,7 +41,7 @@ def test_one_picture_that_is_refused_does_not_fail_the_others(placed: Placed, no
     bad, *good = claiming.claim("worker", 3, now)
 
     shots.fail(bad, FailedShot(shot_id=str(bad.shot.pk), code="unsafe", is_retryable=False), now)
-    assert all(shots.commit(each, picture(each), now) for each in good)
+    assert all(shots.commit(each, plain_picture(each), now) for each in good)
 
     order = Order.objects.get()
     assert order.state == OrderState.READY
