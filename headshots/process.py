@@ -1,7 +1,4 @@
-"""What a process that holds keys or photos does first.
-
-It makes sure that no dump of its memory reaches a disk.
-"""
+"""What a process asks of the kernel: no dump of its memory on a disk, and no orphan out of its sight."""
 
 import ctypes
 import os
@@ -11,6 +8,7 @@ from typing import Final
 # linux/prctl.h
 _PR_GET_DUMPABLE: Final = 3
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def harden() -> None:
@@ -26,6 +24,11 @@ def harden() -> None:
 def is_hardened() -> bool:
     """Whether the kernel would keep this process's memory to itself."""
     return resource.getrlimit(resource.RLIMIT_CORE) == (0, 0) and _prctl(_PR_GET_DUMPABLE, 0) == 0
+
+
+def adopt_orphans() -> None:
+    """From here on a descendant whose parent ends becomes this process's child, to be waited for."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _prctl(option: int, value: int) -> int:
