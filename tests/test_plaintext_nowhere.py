@@ -148,7 +148,7 @@ def test_no_process_of_the_running_service_may_leave_a_core(tmp_path: Path) -> N
     with running(data, WORKER_PROCESSES="1") as service:
         web = service.children("headshots.wsgi")[-1:]
         # the pool's parent and its one child, which is forked once the parent has loaded its engine
-        wait_for(lambda: len(service.children("--queues gpu")) == 2, seconds=60)
+        wait_for(lambda: len(service.children("--queues gpu")) == 2)
         workers = service.children("--queues gpu")
         for pid in (*web, *workers):
             limits = Path(f"/proc/{pid}/limits").read_text().splitlines()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headshots.env import ROOT
-from tests.e2e.service import wait_for
+from tests.e2e.service import PATIENCE_SECONDS, wait_for
 
 SCRIPT = """
 import sys
@@ -35,7 +35,7 @@ def test_no_process_of_a_child_s_group_outlives_the_supervisor(leader: str) -> N
         grandchild = Path(f"/proc/{int(supervisor.stdout.readline())}")
         assert grandchild.exists()
         supervisor.send_signal(signal.SIGTERM)
-        assert supervisor.wait(60) == 0
+        assert supervisor.wait(PATIENCE_SECONDS) == 0
     assert not grandchild.exists()
 
 
@@ -48,6 +48,6 @@ def test_an_orphan_with_a_session_of_its_own_is_reaped_when_it_ends() -> None:
     with supervisor:
         assert supervisor.stdout is not None
         orphan = Path(f"/proc/{int(supervisor.stdout.readline())}")
-        wait_for(lambda: not orphan.exists(), seconds=60)
+        wait_for(lambda: not orphan.exists())
         supervisor.send_signal(signal.SIGTERM)
-        assert supervisor.wait(60) == 0
+        assert supervisor.wait(PATIENCE_SECONDS) == 0

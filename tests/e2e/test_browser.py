@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from pipelines.sample import sample_selfie
 from tests.e2e.service import Service, running
 
-expect.set_options(timeout=30_000)  # milliseconds; a busy machine is no failure
+expect.set_options(timeout=120_000)  # milliseconds; a busy machine is no failure
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -13,7 +13,7 @@ import pytest
 
 from headshots.env import ROOT
 from pipelines.sample import sample_selfie
-from tests.e2e.service import running, wait_for
+from tests.e2e.service import PATIENCE_SECONDS, running, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -61,16 +61,16 @@ def test_the_purge_alone_deletes_when_nothing_else_runs(folder: Path) -> None:
 
     watch = manage(folder, "purge", "--watch", "0.2")
     try:
-        wait_for(lambda: states(folder) == ["purged"], seconds=60)
+        wait_for(lambda: states(folder) == ["purged"])
         assert dumps(watch.pid) == "0 0"
     finally:
         watch.send_signal(signal.SIGTERM)
-    _, said = watch.communicate(timeout=30)
+    _, said = watch.communicate(timeout=PATIENCE_SECONDS)
 
     assert (watch.returncode, said) == (0, "")
     assert not list((folder / "blobs" / "o").rglob("*"))
     verify = manage(folder, "purge", "--verify", "--json")
-    out, _ = verify.communicate(timeout=60)
+    out, _ = verify.communicate(timeout=PATIENCE_SECONDS)
     assert verify.returncode == 0
     assert json.loads(out)["is_clean"]
 
@@ -82,15 +82,15 @@ def test_the_site_alone_deletes_and_is_ready_only_after_a_pass(folder: Path) -> 
 
     with running(folder, "--no-worker"):  # ready: a pass has begun the deletion
         assert states(folder) in (["purging"], ["purged"])
-        wait_for(lambda: states(folder) == ["purged"], seconds=90)
+        wait_for(lambda: states(folder) == ["purged"])
 
 
 def test_no_process_that_holds_keys_can_be_dumped(folder: Path) -> None:
     with running(folder) as service:
         web = service.children("headshots.wsgi")[-1]
         # Two parents and three children; the supervisor's own command line does not hold these words.
-        wait_for(lambda: len(service.children("headshots.celery")) >= 5, seconds=60)
+        wait_for(lambda: len(service.children("headshots.celery")) >= 5)
         pool = service.children("headshots.celery")
-        wait_for(lambda: {dumps(pid) for pid in (web, *pool)} == {"0 0"}, seconds=60)
+        wait_for(lambda: {dumps(pid) for pid in (web, *pool)} == {"0 0"})
         if os.geteuid() != 0:  # to root, root's processes look the same either way
             assert {Path(f"/proc/{pid}/mem").stat().st_uid for pid in (web, *pool)} == {0}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.sample import sample_selfie
-from tests.e2e.service import running, wait_for
+from tests.e2e.service import PATIENCE_SECONDS, running, wait_for
 from tests.services.smtp_server import MailServer, mail_server
 from tests.services.world import files_with
 
@@ -31,12 +31,12 @@ def test_an_orders_mails_go_out_by_themselves_and_its_address_is_in_no_file(tmp_
         ) as service,
     ):
         order = service.client.place(sample_selfie(), tier="free", email=ADDRESS)
-        final = [*service.client.watch(order, timeout_seconds=120)][-1]
+        final = [*service.client.watch(order, timeout_seconds=PATIENCE_SECONDS)][-1]
         assert final["state"] == "ready"
-        wait_for(lambda: len(server.received) == 2, seconds=60)
+        wait_for(lambda: len(server.received) == 2)
         receipt_id = service.client.delete(order)
-        wait_for(lambda: len(server.received) == 3, seconds=60)
-        wait_for(lambda: service.client.receipt(receipt_id)["state"] == "purged", seconds=60)
+        wait_for(lambda: len(server.received) == 3)
+        wait_for(lambda: service.client.receipt(receipt_id)["state"] == "purged")
 
     assert subjects(server) == [
         "Your headshots: order placed",

@@ -20,7 +20,7 @@ import pytest
 
 from headshots.env import ROOT
 from pipelines.sample import sample_selfie
-from tests.e2e.service import running, wait_for
+from tests.e2e.service import PATIENCE_SECONDS, running, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -184,12 +184,12 @@ def test_nothing_is_left_of_an_order_of_the_real_service(tmp_path: Path) -> None
         tmp_path / "data", LEASE_SECONDS="4", WORKER_PROCESSES="1", TMPDIR=str(tmp_path / "tmp")
     ) as service:
         order = service.client.place(selfie, tier="free")
-        wait_for(lambda: service.client.order(order)["done"] >= 1, seconds=60)
+        wait_for(lambda: service.client.order(order)["done"] >= 1)
         service.kill("--queues gpu")
-        final = [*service.client.watch(order, timeout_seconds=90)][-1]
+        final = [*service.client.watch(order, timeout_seconds=PATIENCE_SECONDS)][-1]
         pictures = [service.client.picture(order, index) for index in (1, 2, 3)]
         receipt_id = service.client.delete(order)
-        wait_for(lambda: service.client.receipt(receipt_id)["state"] == "purged", seconds=90)
+        wait_for(lambda: service.client.receipt(receipt_id)["state"] == "purged")
 
     assert final["done"] == 3
     looked_for = {piece: "picture" for content in (selfie, *pictures) for piece in pieces(content)}

@@ -14,7 +14,7 @@ import pytest
 
 from headshots.env import ROOT
 from pipelines.sample import sample_selfie
-from tests.e2e.service import resident_megabytes, running, wait_for
+from tests.e2e.service import PATIENCE_SECONDS, resident_megabytes, running, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -94,11 +94,11 @@ def test_nothing_the_service_wrote_holds_a_picture_a_token_or_a_file_name(folder
 def test_a_killed_worker_loses_nothing(folder: Path) -> None:
     with running(folder, LEASE_SECONDS="4", WORKER_PROCESSES="1") as service:
         order = service.client.place(sample_selfie(), tier="free")
-        wait_for(lambda: service.client.order(order)["done"] >= 1, seconds=60)
+        wait_for(lambda: service.client.order(order)["done"] >= 1)
 
         service.kill("--queues gpu")
 
-        final = [*service.client.watch(order, timeout_seconds=90)][-1]
+        final = [*service.client.watch(order, timeout_seconds=PATIENCE_SECONDS)][-1]
 
     assert (final["state"], final["done"], final["failed"]) == ("ready", 3, 0)
     assert rows(folder, DELIVERED) == [(3, 3)]
@@ -119,7 +119,7 @@ def test_orders_wait_for_a_worker_and_each_shot_is_made_once(folder: Path) -> No
 
         with running(folder, "--no-web"):
             for order in placed:
-                final = [*service.client.watch(order, timeout_seconds=200)][-1]
+                final = [*service.client.watch(order, timeout_seconds=PATIENCE_SECONDS)][-1]
                 assert (final["state"], final["done"]) == ("ready", 3)
 
     assert rows(folder, DELIVERED) == [(30, 30)]
@@ -144,12 +144,12 @@ def servers(broker: str) -> dict[str, str]:
 def test_a_killed_worker_loses_nothing_on_postgres_with_redis_or_rabbitmq(folder: Path, broker: str) -> None:
     with running(folder, WORKER_PROCESSES="1", **servers(broker)) as service:
         order = service.client.place(sample_selfie(), tier="free")
-        wait_for(lambda: service.client.order(order)["done"] >= 1, seconds=60)
+        wait_for(lambda: service.client.order(order)["done"] >= 1)
         service.kill("--queues gpu")
-        final = [*service.client.watch(order, timeout_seconds=90)][-1]
+        final = [*service.client.watch(order, timeout_seconds=PATIENCE_SECONDS)][-1]
         assert (final["state"], final["done"], final["failed"]) == ("ready", 3, 0)
         receipt_id = service.client.delete(order)
-        wait_for(lambda: service.client.receipt(receipt_id)["state"] == "purged", seconds=90)
+        wait_for(lambda: service.client.receipt(receipt_id)["state"] == "purged")
 
     assert not list((folder / "blobs").rglob("o/*/*"))
     assert not (folder / "headshots.sqlite3").exists()
@@ -158,10 +158,10 @@ def test_a_killed_worker_loses_nothing_on_postgres_with_redis_or_rabbitmq(folder
 def test_a_worker_that_stops_politely_gives_its_shots_back(folder: Path) -> None:
     with running(folder, WORKER_PROCESSES="1") as service:
         order = service.client.place(sample_selfie(), tier="free")
-        wait_for(lambda: service.client.order(order)["done"] >= 1, seconds=60)
+        wait_for(lambda: service.client.order(order)["done"] >= 1)
         os.kill(service.children("--queues gpu")[0], signal.SIGTERM)
 
-        final = [*service.client.watch(order, timeout_seconds=60)][-1]
+        final = [*service.client.watch(order, timeout_seconds=PATIENCE_SECONDS)][-1]
 
     assert (final["state"], final["done"]) == ("ready", 3)
 

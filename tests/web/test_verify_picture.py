@@ -22,7 +22,7 @@ from pipelines.finish import finish
 from pipelines.provenance import SourceType
 from pipelines.types import OutputSpec
 
-expect.set_options(timeout=30_000)  # milliseconds; a busy machine is no failure
+expect.set_options(timeout=120_000)  # milliseconds; a busy machine is no failure
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DROP = """([zone, encoded]) => {
