@@ -6,7 +6,7 @@ from typing import Final
 
 from django.db.models import Q
 
-from headshots.exceptions import Refusal
+from headshots.exceptions import NotFound, Refusal
 from headshots.models import Order, Shot
 from headshots.services import guarantee, licences, objects, payments, purge, tombstones, zips
 from headshots.states import ShotState
@@ -67,10 +67,12 @@ def finished_shots(order: Order) -> list[Shot]:
 def stream_archive(order: Order, now: datetime) -> Iterator[bytes]:
     """The ZIP of all finished pictures and the licence, piece by piece; one picture is in memory at a time.
 
-    Raises, before the first byte, Refusal("headshot_not_found") when no picture exists yet, and
-    Refusal("payment_disputed").
+    Raises, before the first byte, Refusal("headshot_not_found") when no picture exists yet,
+    Refusal("payment_disputed"), and NotFound once the order is gone.
     """
     purge.nudge(now)
+    if not Order.objects.live(now).filter(pk=order.pk).exists():
+        raise NotFound
     tombstones.require_none(order)
     payments.require_undisputed(order)
     shots = finished_shots(order)

@@ -101,24 +101,9 @@ def place(
         with transaction.atomic():
             if visitor:
                 admission.count(visitor, tier, now)
-            order.save(force_insert=True)
-            ConsentRecord.objects.create(
-                order=order,
-                text_version=consent.VERSION,
-                text_sha256=consent.TEXT_SHA256,
-                is_adult=agreed.is_adult,
-                given_at=now,
-            )
-            licences.grant(order, now)
-            objects.create_keys(order, now)
+            _write(order, tier, agreed, versions, now)
             if address:
                 contacts.keep(order, contacts.Contact(address=address, token=token), now)
-            Shot.objects.bulk_create(_plan(order, versions, now))
-            if tier.price_cents:
-                payments.open_payment(order, now)
-            audit.record(
-                "order.placed", actor="customer", reference=order.receipt_id, now=now, tier=tier.slug
-            )
             faultpoint("upload.order_written")
     except IntegrityError as error:  # two posts of one form at the same moment: the constraint decides
         if upload_id and Order.objects.filter(upload_id=upload_id).exists():
@@ -131,6 +116,26 @@ def place(
         fencing.begin(order, reason="upload failed", now=now)
         raise
     return Placed(order, token)
+
+
+def _write(
+    order: Order, tier: Tier, agreed: consent.Consent, versions: Sequence[StyleVersion], now: datetime
+) -> None:
+    """All rows of a new order that any order has. The caller's transaction holds them together."""
+    order.save(force_insert=True)
+    ConsentRecord.objects.create(
+        order=order,
+        text_version=consent.VERSION,
+        text_sha256=consent.TEXT_SHA256,
+        is_adult=agreed.is_adult,
+        given_at=now,
+    )
+    licences.grant(order, now)
+    objects.create_keys(order, now)
+    Shot.objects.bulk_create(_plan(order, versions, now))
+    if tier.price_cents:
+        payments.open_payment(order, now)
+    audit.record("order.placed", actor="customer", reference=order.receipt_id, now=now, tier=tier.slug)
 
 
 def _new_order(tier: Tier, upload_id: uuid.UUID | None, token: str, now: datetime) -> Order:

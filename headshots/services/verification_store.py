@@ -15,12 +15,12 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final, TypeVar
 
-from django.db.models import F
+from django.db.models import F, Q
 
-from headshots.models import Order, StoredObject
+from headshots.models import Order, Shot, StoredObject
 from headshots.services import objects, purge, storage
 from headshots.services.verification_types import PATIENCE, Finding, Look
-from headshots.states import LIVE_STATES, OrderState
+from headshots.states import LIVE_STATES, OrderState, ShotState
 from headshots.vault.envelope import Kind, ObjectName
 from headshots.vault.errors import BlobMissing
 
@@ -202,11 +202,15 @@ def _judge_orphans(orphans: Sequence[tuple[uuid.UUID, uuid.UUID]], look: Look) -
 
 
 def _judge_missing(row: _Row) -> Iterator[Finding]:
-    """A row whose object was not listed; asked once more, since it may have been written meanwhile."""
+    """A row whose object was not listed; asked once more, since it may have been written meanwhile.
+
+    The object of a surplus shot goes before its row says so; the sweep sees to the row.
+    """
     if row.state != _STORED or row.order_state not in LIVE_STATES:
         return
     is_still_stored = StoredObject.objects.filter(pk=row.id, state=_STORED, order__state__in=LIVE_STATES)
-    if not storage.exists(row.name.blob_name) and is_still_stored.exists():
+    surplus = Shot.objects.filter(Q(headshot=row.id) | Q(preview=row.id), state=ShotState.SURPLUS)
+    if not storage.exists(row.name.blob_name) and is_still_stored.exists() and not surplus.exists():
         yield Finding(code="row_without_object", examples=(row.name.blob_name,))
 
 

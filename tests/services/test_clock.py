@@ -180,6 +180,19 @@ def test_a_clock_that_jumps_back_revives_nothing(
 
 
 @pytest.mark.django_db
+def test_no_archive_of_an_order_is_begun_past_its_end(
+    placed: Placed, machine: Turn, render_all: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even its licence, though the page found the order a moment earlier and nothing has purged since."""
+    monkeypatch.setattr(delivery.purge, "nudge", lambda now: None)
+    render_all()
+    machine(placed.order.expires_at - timezone.now() + timedelta(seconds=1))
+
+    with pytest.raises(NotFound):
+        delivery.stream_archive(placed.order, clock.now())
+
+
+@pytest.mark.django_db
 def test_a_caller_with_an_old_time_reads_nothing_either(
     placed: Placed, now: datetime, machine: Turn, render_all: Callable[[], None]
 ) -> None:

@@ -40,6 +40,7 @@ from headshots.services import (
     orders,
     purge,
     receipts,
+    redo,
     restore,
     shots,
     uploads,
@@ -139,11 +140,35 @@ class Machine(RuleBasedStateMachine):
             return
         with suppress(*EXPECTED):
             order = orders.find(known.order.pk, known.token, clock.now())
-            for view in range(1, 4):
+            for view in range(1, 6):  # three pictures, and what was made again of them
                 with suppress(Refusal):
                     jpeg = delivery.open_headshot(order, view, Kind.HEADSHOT, clock.now())
                     assert jpeg.startswith(CANARY + b"%s/%d " % (known.order.pk.hex.encode(), view))
                     assert not known.is_gone, "I4: a picture was shown after the fence"
+
+    @rule(pick=picks, index=st.integers(1, 4), chosen=st.integers(1, 4), is_made=st.booleans())
+    def ask_for_a_redo(self, pick: int, index: int, chosen: int, is_made: bool) -> None:
+        if not self._pick_ready(pick):
+            self.work_undisturbed()
+        if known := self._pick_ready(pick):
+            with suppress(*EXPECTED):
+                order = orders.find(known.order.pk, known.token, clock.now())
+                redo.ask(order, index, clock.now())
+                assert not known.is_gone, "I4: a picture was to be made again after the fence"
+                if is_made:
+                    self._make_what_waits()
+                    self._choose(known, chosen)
+
+    @rule(pick=picks, index=st.integers(1, 4))
+    def choose(self, pick: int, index: int) -> None:
+        if known := self._pick_ready(pick):
+            with suppress(*EXPECTED):
+                self._choose(known, index)
+
+    def _choose(self, known: Known, index: int) -> None:
+        order = orders.find(known.order.pk, known.token, clock.now())
+        redo.keep(order, index, clock.now())
+        assert not known.is_gone, "I4: a picture was chosen after the fence"
 
     # --- what happens: workers ----------------------------------------------------------------------------
 
@@ -212,6 +237,22 @@ class Machine(RuleBasedStateMachine):
         claimed = self.claims[pick % len(self.claims)]
         failed = FailedShot(shot_id=str(claimed.shot.pk), code="no_likeness", is_retryable=is_retryable)
         shots.fail(claimed, failed, clock.now())
+
+    @rule()
+    def work_undisturbed(self) -> None:
+        """Place an order where nothing is awry and make all that waits: else hardly one would be drawn."""
+        self.world.store.faults.failing = set()
+        self.place()
+        self.begin_assessment(len(self.witness.known) - 1)
+        if self.assessing:
+            self.end_assessment(len(self.assessing) - 1, True)
+        self._make_what_waits()
+
+    def _make_what_waits(self) -> None:
+        held = len(self.claims)
+        self.claim("one", 4)
+        for place in range(held, len(self.claims)):
+            self.commit(place)
 
     @rule(owner=owners)
     def release(self, owner: str) -> None:
@@ -395,6 +436,11 @@ class Machine(RuleBasedStateMachine):
     def _pick(self, number: int) -> Known | None:
         every = list(self.witness.known.values())
         return every[number % len(every)] if every else None
+
+    def _pick_ready(self, number: int) -> Known | None:
+        ready = Order.objects.filter(state=OrderState.READY, pk__in=self.witness.known).order_by("created_at")
+        every = list(ready.values_list("pk", flat=True))
+        return self.witness.known[every[number % len(every)]] if every else None
 
     def _rows(self) -> list[Any]:
         return [

@@ -28,6 +28,7 @@ from headshots.models import (
 from headshots.services import (
     audit,
     claiming,
+    guarantee,
     incarnation,
     maintenance,
     objects,
@@ -39,8 +40,9 @@ from headshots.services import (
 )
 from headshots.services.orders import Placed
 from headshots.services.verification_types import CHECKS
-from headshots.states import OrderState
+from headshots.states import OrderState, ShotState
 from headshots.vault.envelope import Kind
+from headshots.vault.errors import StoreAway
 from headshots.vault.keys import epoch_of
 
 pytestmark = pytest.mark.django_db
@@ -142,6 +144,29 @@ def test_3_rows_without_their_object(healthy: Order, now: datetime) -> None:
 
     assert found(now) == {"row_without_object": 1}
     assert found(now, is_fixing=True) == {"row_without_object": 1}  # what is lost cannot be made up
+
+
+def test_3_a_picture_that_nobody_wants_may_go_before_its_row_says_so(
+    healthy: Order, render_all: Callable[[], None], now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store deletes it and fails to say so: the next sweep asks again, and nothing is lost meanwhile."""
+    render_all()
+    shot = Shot.objects.filter(order=healthy, index=3)
+    shot.update(state=ShotState.SURPLUS)
+    real_delete = objects.blobs().delete
+
+    def delete(name: str) -> None:
+        real_delete(name)
+        raise StoreAway
+
+    with monkeypatch.context() as patch:
+        patch.setattr(objects.blobs(), "delete", delete)
+        guarantee.erase_surplus()
+
+    stored = StoredObject.objects.get(pk=shot.values_list("headshot", flat=True).get())
+    assert stored.state == StoredObject.State.STORED
+    assert objects.name_of(stored).blob_name not in objects.blobs().list("o/")
+    assert found(now) == {}
 
 
 @pytest.mark.parametrize("content", [PICTURE, b"HSE1\x01\x01\x00\x07", b"HSE1\x01\x10\x00\x00", b""])
