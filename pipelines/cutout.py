@@ -126,8 +126,8 @@ def warp(portrait: Pixels, framing: Framing) -> Pixels:
     """(1152, 896, 3) uint8: the framed photo; what lies outside of it repeats its edge."""
     shrink = framing.scale
     if shrink < 0.5:  # cubic sampling alone would skip pixels
-        portrait = cv2.GaussianBlur(portrait, (0, 0), 0.4 / shrink)  # type: ignore[assignment]
-    return cv2.warpAffine(  # type: ignore[return-value]
+        portrait = cv2.GaussianBlur(portrait, (0, 0), 0.4 / shrink)  # type: ignore[assignment]  # cv2 types say MatLike
+    return cv2.warpAffine(  # type: ignore[return-value]  # the same
         portrait, framing.matrix, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
 
@@ -144,7 +144,9 @@ def segment(portrait: Pixels, face: Face) -> Segment:
     mask[inside == 0] = cv2.GC_BGD
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(1)  # GrabCut starts from k-means
-    cv2.grabCut(small, mask, None, *models, _GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+    cv2.grabCut(  # type: ignore[call-overload]  # its types want a rectangle beside the mask
+        small, mask, None, *models, _GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK
+    )
     person = np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     return Segment(mask=_tidy(person, on_canvas), framing=placed)
 
@@ -231,9 +233,9 @@ def _seeds(shape: tuple[int, ...], face: Face) -> NDArray[np.uint8]:
 def _tidy(person: NDArray[np.uint8], face: Face) -> NDArray[np.uint8]:
     """The one piece that holds the face, without thin threads and without holes."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    person = cv2.morphologyEx(person, cv2.MORPH_OPEN, kernel)  # type: ignore[assignment]
+    person = cv2.morphologyEx(person, cv2.MORPH_OPEN, kernel)  # type: ignore[assignment]  # the same
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
-    person = cv2.morphologyEx(person, cv2.MORPH_CLOSE, kernel)  # type: ignore[assignment]
+    person = cv2.morphologyEx(person, cv2.MORPH_CLOSE, kernel)  # type: ignore[assignment]  # the same
     _, labels = cv2.connectedComponents(person)
     row = round((face.top + face.height / 2) * _SEED_SCALE)
     column = round((face.left + face.width / 2) * _SEED_SCALE)
