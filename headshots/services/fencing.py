@@ -64,6 +64,12 @@ def end_safely(order_ids: Sequence[uuid.UUID], now: datetime) -> int:
 
 
 def _end(orders: Sequence[Order], now: datetime) -> int:
+    if incarnation.is_restored():
+        # How an older copy's order is fenced depends on the store, which may be away. Its keys wait for nobody.
+        with transaction.atomic():
+            shredding.delete_key_rows(orders, now)
+        for order in orders:
+            objects.forget_keys(order)
     unfenced = [order for order in orders if order.state != OrderState.PURGING]
     restored = {order.pk for order in unfenced if incarnation.is_restored() and tombstones.exists(order.pk)}
     with farewells.after_shredding(orders, now), transaction.atomic():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from django.core.management import call_command
@@ -47,6 +48,7 @@ from headshots.services import (
 from headshots.services.orders import Placed
 from headshots.states import OrderState
 from headshots.vault.envelope import Kind
+from headshots.vault.errors import StoreAway
 from pipelines.types import FinishedShot, QualityReport
 
 pytestmark = [
@@ -152,6 +154,24 @@ def test_a_purge_before_the_reconciliation_issues_no_receipt(put_back_after_purg
     assert Order.objects.get().state == OrderState.PURGING
     assert not OrderKey.objects.exists()
     assert not Receipt.objects.exists()
+
+
+def test_at_its_end_its_keys_are_destroyed_though_the_store_is_away(
+    put_back_after_purge: Placed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the store would say decides how the order is fenced, and not whether its keys go."""
+
+    def list_nothing(prefix: str) -> NoReturn:
+        raise StoreAway
+
+    incarnation.observe()
+    monkeypatch.setattr(objects.blobs(), "list", list_nothing)
+
+    purge.run(put_back_after_purge.order.not_after)
+
+    assert not OrderKey.objects.exists()
+    order = Order.objects.get()
+    assert (order.state, order.shredded_at) == (OrderState.READY, order.not_after)
 
 
 def test_reconciling_purges_again_and_says_nothing_false(
