@@ -65,7 +65,7 @@ def end_safely(order_ids: Sequence[uuid.UUID], now: datetime) -> int:
 
 def _end(orders: Sequence[Order], now: datetime) -> int:
     if incarnation.is_restored():
-        # How an older copy's order is fenced depends on the store, which may be away. Its keys wait for nobody.
+        # How an older copy's order is fenced depends on the store, which may be away. Its keys do not wait.
         with transaction.atomic():
             shredding.delete_key_rows(orders, now)
         for order in orders:
