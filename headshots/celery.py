@@ -84,4 +84,4 @@ def _log_events(loglevel: int, **kwargs: Any) -> None:
     logging.getLogger().setLevel(loglevel)
     logs.install()
     # By name: children read it back from their environment, where a number would not be understood.
-    app.log.redirect_stdouts("INFO")  # type: ignore[arg-type]
+    app.log.redirect_stdouts("INFO")  # type: ignore[arg-type]  # its types want the number

@@ -28,4 +28,4 @@ def _index_with_dashboard(
 
 # Replaced on the default site. A site class of our own would have to live outside this package: whatever is
 # imported while the site is being made registers its screens on a site that is then thrown away.
-admin.site.index = _index_with_dashboard  # type: ignore[method-assign]
+admin.site.index = _index_with_dashboard  # type: ignore[method-assign]  # the reason is above
