@@ -25,7 +25,7 @@ from pipelines.preview import PreviewEngine
 from pipelines.types import FailedShot, OutputSpec, ShotRequest
 from tests.api.conftest import plain_picture
 from tests.pipelines.test_images import heic, saved
-from tests.services.test_credentials import segments
+from tests.services.credentials.reading import segments
 
 pytestmark = pytest.mark.django_db
 
