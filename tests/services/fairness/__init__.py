@@ -1,0 +1,1 @@
+"""The order of the queue: nobody starves, shares follow the weights, caps and reserves hold, places stay."""

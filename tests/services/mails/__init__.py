@@ -1,0 +1,1 @@
+"""Mails: what each says, sent once, tried again, given up; and the address, sealed."""
