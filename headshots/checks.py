@@ -1,5 +1,6 @@
 """Start-up checks: what must hold before the service may hold anybody's photo."""
 
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,11 @@ from headshots.vault.picture_keys import load_chain
 TAG: Final = "headshots"
 ADVICE: Final = "headshots-advice"  # for who sets the service up; a single worker's start does not repeat it
 _HANDLER: Final = "headshots.web.uploadhandler.BoundedMemoryUploadHandler"
+_HARMLESS: Final[dict[str, tuple[object, ...]]] = {  # sentry-sdk's options; its defaults send the first two
+    "include_local_variables": (False,),
+    "max_request_body_size": ("never",),
+    "send_default_pii": (None, False),
+}
 
 
 @register(TAG)
@@ -108,3 +114,28 @@ def customers_can_be_told_apart(app_configs: Any, **kwargs: Any) -> list[CheckMe
             )
         ]
     return []
+
+
+@register(TAG)
+def reports_of_errors_take_no_photo_along(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Error E007 when sentry-sdk runs in this process, which we never start, and may send photos or tokens.
+
+    A frame's local variables hold keys and pictures, a request's body the photo, its headers the token.
+    """
+    sentry = sys.modules.get("sentry_sdk")
+    client = sentry.get_client() if sentry else None
+    if client is None or not client.is_active():
+        return []
+    options = client.options
+    unsafe = [name for name, values in _HARMLESS.items() if options.get(name, values[0]) not in values]
+    if (options.get("data_collection") or {}).get("provided_by_user"):  # then it replaces the options above
+        unsafe.append("data_collection")
+    if not unsafe:
+        return []
+    return [
+        Error(
+            f"sentry-sdk would send what nobody may keep: {', '.join(unsafe)}.",
+            hint='sentry_sdk.init(include_local_variables=False, max_request_body_size="never")',
+            id="headshots.E007",
+        )
+    ]

@@ -1,4 +1,4 @@
-"""The child of `pipelines.sandbox`: one photo from stdin, the cleaned one to stdout, and no means for more.
+"""The child of `pipelines.sandbox`: one photo from stdin, its pixels to stdout, and no means for more.
 
 It looks at the first bytes, imports the one decoder they call for, and gives everything else up: 1 GiB of
 memory and 6 s of CPU are left, and no file to open or write, no socket, no process, no way to gain rights.
@@ -8,6 +8,7 @@ import ctypes
 import os
 import resource
 import signal
+import struct
 import sys
 from typing import Final
 
@@ -20,7 +21,8 @@ OPEN_FILES: Final = 16
 
 READY: Final = b"ready\n"
 UNCONFINED: Final = b"unconfined\n"
-OK: Final = b"ok\n"
+OK: Final = b"ok\n"  # then the SIZE, then 3 bytes a pixel
+SIZE: Final = struct.Struct(">II")  # width and height
 OPTIONAL_FILTER: Final = "--filter-is-optional"
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38  # linux/prctl.h
@@ -40,13 +42,13 @@ def _main() -> None:
         os._exit(1)
     _answer(READY)
     try:
-        portrait = images.clean_portrait(head + sys.stdin.buffer.read())
+        width, height, rgb = images.clean_pixels(head + sys.stdin.buffer.read())
     except Refused as refusal:
         _answer(refusal.code.encode() + b"\n")
     except MemoryError:
         _answer(b"too_many_pixels\n")
     else:
-        _answer(OK, portrait)
+        _answer(OK, SIZE.pack(width, height), rgb)
     os._exit(0)  # nothing to tidy up: freeing 200 MB politely costs time
 
 

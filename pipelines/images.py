@@ -1,6 +1,7 @@
 """Bytes to pixels and back: what may come in, and the one way pictures are written. Pillow and libheif only.
 
-Decoding a customer's file belongs into `pipelines.sandbox`; what comes out of it is safe to `decode_jpeg`.
+Decoding a customer's file belongs into `pipelines.sandbox`: its child runs `clean_pixels`, and its parent,
+which believes the child nothing, `portrait_of`. What comes out of that is safe to `decode_jpeg`.
 """
 
 import io
@@ -55,7 +56,14 @@ _ICC_DATE: Final = slice(24, 36)  # ICC.1:2022, table 17: when the profile was m
 def clean_portrait(raw: bytes) -> bytes:
     """The photo as a new sRGB JPEG (quality 95, 4:4:4, long edge <= 4096 px), upright, pixels only.
 
-    No EXIF, GPS, XMP, ICC, comment, thumbnail or trailing byte of `raw` survives.
+    No EXIF, GPS, XMP, ICC, comment, thumbnail or trailing byte of `raw` survives. Raises as `clean_pixels`.
+    """
+    return portrait_of(*clean_pixels(raw))
+
+
+def clean_pixels(raw: bytes) -> tuple[int, int, bytes]:
+    """Width, height and 8-bit sRGB pixels of the photo, upright, long edge <= 4096 px; nothing else of it.
+
     Raises Refused with one of: empty_file, file_too_large, not_an_image, truncated_image, too_many_pixels,
     image_too_small, odd_shape, animated_image.
     """
@@ -74,13 +82,31 @@ def clean_portrait(raw: bytes) -> bytes:
             _check_header(image)
             image.load()
             _check_size(image)  # a HEIF's header may say another size than its pixels have
-            return _encoded(_in_srgb(image), _orientation(image))
+            cleaned, turn = _in_srgb(image), _orientation(image)
+            if turn is not None:
+                cleaned = cleaned.transpose(turn)
+            return *cleaned.size, cleaned.tobytes()
     except Refused:
         raise
     except MemoryError as error:
         raise Refused("too_many_pixels") from error
     except Exception as error:  # whatever a decoder makes of hostile bytes is the photo's fault
         raise Refused(_code_of(error)) from error
+
+
+def portrait_of(width: int, height: int, rgb: bytes | memoryview) -> bytes:
+    """The JPEG of pixels from `clean_pixels`; decodes nothing, so that it can be given hostile ones.
+
+    Raises Refused("truncated_image") when there are not as many as the size says, or `clean_pixels` gives no
+    picture of that size.
+    """
+    short, long = sorted((width, height))
+    is_portrait = short >= MIN_SIDE and long <= min(PORTRAIT_LONG_EDGE, short * MAX_ASPECT)
+    if not is_portrait or len(rgb) != 3 * width * height:
+        raise Refused("truncated_image")
+    out = io.BytesIO()
+    Image.frombytes("RGB", (width, height), rgb).save(out, "JPEG", quality=PORTRAIT_QUALITY, subsampling=0)
+    return out.getvalue()
 
 
 def format_of(head: bytes) -> str | None:
@@ -233,16 +259,6 @@ def _converted(image: Image.Image, profile: bytes) -> Image.Image:
         return ImageCms.profileToProfile(image, source, target, outputMode="RGB") or image
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError, struct.error):
         return image  # a profile that does not fit the pixels: read them as sRGB, as browsers do
-
-
-def _encoded(image: Image.Image, turn: Image.Transpose | None) -> bytes:
-    if turn is not None:
-        image = image.transpose(turn)
-    bare = Image.new("RGB", image.size)  # saving would copy what hangs on the opened picture
-    bare.paste(image)
-    out = io.BytesIO()
-    bare.save(out, "JPEG", quality=PORTRAIT_QUALITY, subsampling=0)
-    return out.getvalue()
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from headshots.services import mails, objects, tombstones
 from headshots.vault.envelope import Kind
 from pipelines.errors import Refused, Retryable
 from pipelines.images import MAX_UPLOAD_BYTES
-from pipelines.sandbox import clean_portrait_in_sandbox
+from pipelines.sandbox import BUSY, clean_portrait_in_sandbox
 
 MAX_BYTES: Final = MAX_UPLOAD_BYTES
 
@@ -28,8 +28,9 @@ def clean(raw: bytes) -> bytes:
         return clean_portrait_in_sandbox(raw, is_filter_optional=settings.SANDBOX_FILTER == "optional")
     except Refused as error:  # from a process that read a stranger's bytes: only codes we know are believed
         raise Refusal(error.code if error.code in TEXTS else "truncated_image") from None
-    except Retryable as error:  # no process could be started: it is not the photo's fault
-        _log.error("no photo can be decoded: %s", error)
+    except Retryable as error:  # no process could be started, or none was free: it is not the photo's fault
+        level = logging.WARNING if error.code == BUSY else logging.ERROR
+        _log.log(level, "no photo can be decoded: %s", error)
         raise Refusal("busy") from error
 
 

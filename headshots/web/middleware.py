@@ -72,7 +72,8 @@ def security_headers(get_response: Handler) -> Handler:
 class WholeBody:
     """A request's body that must arrive whole. Raises Refusal("incomplete_upload") where it breaks off.
 
-    Django's parsers take the end of a broken connection for the end of the body.
+    Django's parsers take the end of a broken connection for the end of the body. Where it stalls, as
+    `headshots.web.server` measures it, the refusal is "upload_too_slow".
     """
 
     def __init__(self, stream: IO[bytes], length: int) -> None:
@@ -99,6 +100,9 @@ class WholeBody:
     def _take(self, read: Callable[[int], bytes], size: int, *, is_all: bool) -> bytes:
         try:
             data = read(size)
+        except TimeoutError:
+            self._is_broken = True
+            raise Refusal("upload_too_slow") from None
         except OSError:  # the connection was reset
             data = b""
         self._left -= len(data)

@@ -61,13 +61,25 @@ def test_a_body_cut_off_half_way_is_an_incomplete_upload(
     assert nothing_is_stored()
 
 
-def test_a_reset_connection_reads_as_an_incomplete_upload() -> None:
-    class Reset(io.RawIOBase):
-        def read(self, size: int = -1) -> bytes:
-            raise ConnectionResetError
+@pytest.mark.parametrize(
+    ("error", "code"), [(ConnectionResetError, "incomplete_upload"), (TimeoutError, "upload_too_slow")]
+)
+def test_a_broken_connection_refuses_the_body_and_is_read_no_further(error: type[OSError], code: str) -> None:
+    class Broken(io.RawIOBase):
+        reads = 0
 
-    with pytest.raises(Refusal, match="incomplete_upload"):
-        WholeBody(Reset(), 10).read(5)  # type: ignore[arg-type]
+        def read(self, size: int = -1) -> bytes:
+            self.reads += 1
+            raise error
+
+    stream = Broken()
+    body = WholeBody(stream, 10)  # type: ignore[arg-type]
+
+    with pytest.raises(Refusal, match=code):
+        body.read(5)
+    body.drain()
+
+    assert stream.reads == 1
 
 
 def test_a_whole_body_reads_like_the_stream_below_it() -> None:

@@ -57,7 +57,9 @@ class Command(BaseCommand):
 def _web(host: str, port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "gunicorn", "headshots.wsgi", "--bind", f"{host}:{port}"),
-        *("--workers", "1", "--worker-class", "gthread", "--threads", str(settings.ENVIRONMENT.web_threads)),
+        *("--workers", "1", "--worker-class", "headshots.web.server.Worker"),
+        # Without sendfile everything goes through the worker's sockets, which know how long to wait.
+        *("--threads", str(settings.ENVIRONMENT.web_threads), "--no-sendfile"),
         *("--timeout", "120", "--graceful-timeout", "10", "--no-control-socket", "--log-level", "warning"),
     ]
 
