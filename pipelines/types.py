@@ -67,7 +67,8 @@ class StartingPicture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShotRequest:
-    """One picture to make. Equal requests give equal bytes on the same engine and versions.
+    """One picture to make. Equal requests give equal bytes on the same engine and versions, on a CPU; a GPU
+    chooses its kernels by the batch's shape, so that levels may differ with the neighbours.
 
     `identity` is equal for all shots of one person within one run, so that an engine may keep what it
     derived from the portrait. `seeds` are tried in order until one passes the quality gate.
@@ -143,6 +144,8 @@ class EngineConfig:
     weights_dir: Path | None = None
     device: str = "cpu"
     slots: int = 8
-    """Pictures in flight at once."""
+    """Shots in flight that are not urgent, and shots in one forward, at most."""
+    reserved_places: int = 0
+    """Shots in flight on top of these, so that urgent ones board at once while others fill every slot."""
     accepts_random_weights: bool = True
     """Whether an engine over a bundle of `weights tiny` may start; nobody is sold its pictures."""

@@ -53,7 +53,7 @@ class Upscaler:
         self.scale = scale
         network = network.to(self.device, dtype, memory_format=torch.channels_last)
         self._network = network.eval().requires_grad_(False)
-        self._bytes_per_pixel = 3 * features * scale**2 * dtype.itemsize  # three such layers live at once
+        self._numbers_per_pixel = 3 * features * scale**2  # three such layers live at once
         self._tile_limit: int | None = None  # the largest tile after memory ran out; None: it never did
         self._logged: set[int] = set()
 
@@ -62,7 +62,8 @@ class Upscaler:
 
         Equal pictures give equal bytes at equal tile sizes; another tile size changes them by a level or so.
         The tiles depend on the memory that is free and stay small once it ran out. Raises
-        Retryable("out_of_memory") if not even the smallest tile fits, or not the result.
+        Retryable("out_of_memory") if not even the smallest tile fits, or not the result; and
+        Final("nan_pixels") if not all of it is finite, in single precision either.
         """
         height, width = pixels.shape[:2]
         factor = long_edge / max(height, width)
@@ -71,11 +72,32 @@ class Upscaler:
             return np.asarray(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
         with torch.inference_mode():
             try:
-                return self._delivered(self._enlarged(pixels), pixels, size)
+                return self._made(pixels, size)
             except torch.OutOfMemoryError as error:  # beyond the tiles: smaller ones would not help
                 raise Retryable(
                     "out_of_memory", "the upscaler has no memory for the whole picture"
                 ) from error
+
+    def _made(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
+        """The picture at its size; made in single precision if a number left the range of half precision."""
+        made = self._delivered(self._enlarged(pixels), pixels, size)
+        if made is None and self.dtype != torch.float32:
+            usual = self.dtype, self._tile_limit
+            _log.warning("upscaler: not all pixels are finite in %s, once more in torch.float32", self.dtype)
+            try:
+                self._run_in(torch.float32)
+                made = self._delivered(self._enlarged(pixels), pixels, size)
+            finally:
+                self._run_in(usual[0])
+                self._tile_limit = usual[1]  # larger numbers meet the end of memory at smaller tiles
+        if made is None:
+            raise FinalError("nan_pixels", "the enlarged picture: not all pixels are finite in torch.float32")
+        return made
+
+    def _run_in(self, dtype: torch.dtype) -> None:
+        """Nothing is lost on the way back: single precision holds every number of half precision."""
+        self._network.to(dtype)
+        self.dtype = dtype
 
     def _enlarged(self, pixels: Pixels) -> Tensor:
         """(1, 3, height * scale, width * scale), nominally 0 to 1, not clamped, on the device."""
@@ -110,9 +132,9 @@ class Upscaler:
             idle = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
             budget = CUDA_SHARE * (torch.cuda.mem_get_info(self.device)[0] + idle)
         tile = max(MIN_TILE, height, width)
-        limit = self._tile_limit or tile
+        limit, bytes_per_pixel = self._tile_limit or tile, self._numbers_per_pixel * self.dtype.itemsize
         while tile > MIN_TILE and (
-            tile > limit or min(tile, height) * min(tile, width) * self._bytes_per_pixel > budget
+            tile > limit or min(tile, height) * min(tile, width) * bytes_per_pixel > budget
         ):
             tile = _half(tile)
         return tile
@@ -138,12 +160,16 @@ class Upscaler:
         enlarged: Tensor = self._network(piece)
         return enlarged
 
-    def _delivered(self, large: Tensor, source: Pixels, size: tuple[int, int]) -> Pixels:
+    def _delivered(self, large: Tensor, source: Pixels, size: tuple[int, int]) -> Pixels | None:
         """Resized, colour-matched and rounded on the device, one channel at a time; only uint8 leaves it.
 
+        None if a pixel is not finite: the means of its channel are not finite then, and the colour that is
+        matched by them would make the whole channel black.
         torch has no Lanczos; its antialiased bicubic filter is as sharp at these factors (5/6 for 4K).
         """
         gain, offset = _colour_match(large, source, self.scale)
+        if not all(map(math.isfinite, gain + offset)):
+            return None
         result = torch.empty((*size, 3), dtype=torch.uint8, device=self.device)
         for channel in range(3):
             plane = large[:, channel : channel + 1].float()

@@ -29,6 +29,7 @@ GUIDANCE_METHODS: Final = {
     "apg": "apg: keeps the part of the push that adds detail, drops what adds saturation",
     "interval": "interval: classic, in the middle steps only; faster",
     "apg_interval": "apg_interval: both, the safest up to 12 (default)",
+    "rescale_interval": "rescale_interval: rescale, in the middle steps only; faster",
 }
 FRAMINGS: Final = {
     "close": "close: the face fills the picture",

@@ -5,7 +5,7 @@ from pathlib import Path
 from pipelines import weights
 from pipelines.engine import Assessor
 from pipelines.faces import require_visible
-from pipelines.instantid.faces import load_analysis, the_one_face
+from pipelines.instantid.faces import head_pose, load_analysis, require_facing, the_one_face
 from pipelines.types import Face, Pixels
 
 
@@ -14,10 +14,11 @@ def load(folder: Path) -> Assessor:
 
     Raises Final: weights_missing, weights_altered.
     """
-    analysis = load_analysis(weights.resolve(folder).faces, "cpu")
+    analysis = load_analysis(weights.resolve(folder).faces, "cpu", measures_pose=True)
 
     def assess(portrait: Pixels) -> Face:
         found = the_one_face(analysis, portrait)
+        require_facing(head_pose(analysis, portrait, found))
         (left_eye, right_eye) = ((float(x), float(y)) for x, y in found.keypoints[:2])
         face = Face(
             left=found.left,

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from insightface.app import FaceAnalysis
+from insightface.app.common import Face
 from insightface.model_zoo import get_model
 from insightface.utils.face_align import norm_crop
 from numpy.typing import NDArray
@@ -21,12 +22,17 @@ from pipelines.errors import Refused
 from pipelines.faces import MIN_EYE_DISTANCE
 from pipelines.types import Pixels
 
-# One size misses faces that fill the frame, another small ones; the candidates of all are merged.
+# One size misses faces that fill the frame, another small ones, so all are asked. 640 is the published
+# pipeline's; five points of a coarser pass lie less exactly, whatever its score.
 DET_SIZES: Final = ((640, 640), (320, 320), (160, 160))
+SAME_FACE_OVERLAP: Final = 0.4  # intersection over union; insightface's own bar within one pass
 # A face cut by the photo's edge is found once there is something around it (maintainers: 15 % or more).
 PADDING: Final = 0.25
 SECOND_FACE_SHARE: Final = 0.25  # a second face counts above this share of the first one's area
+MAX_YAW_DEGREES: Final = 35.0  # further, one eye hides and a likeness is guessed
+MAX_PITCH_DEGREES: Final = 30.0
 OUTLIER_COSINE: Final = 0.35  # below it, a photo shows somebody else; about 0.52 is usual for one person
+LANDMARKS: Final = "landmark_3d_68"  # insightface's name for it
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _log = logging.getLogger(__name__)
@@ -68,19 +74,23 @@ class IdentityFace(FoundFace):
     embedding: NDArray[np.float32]
 
 
-def load_analysis(folder: Path, device: str) -> FaceAnalysis:
+def load_analysis(folder: Path, device: str, *, measures_pose: bool = False) -> FaceAnalysis:
     """Detector and recogniser of `folder` (*.onnx) on `device`, "cpu" or "cuda".
+
+    With `measures_pose` also the landmarks that `head_pose` needs.
 
     Raises Final: weights_missing, no_cuda (a session that fell back to the CPU is not accepted).
     """
     if not any(folder.glob("*.onnx")):
         raise FinalError("weights_missing", f"{folder} holds no *.onnx; it finds faces and describes them")
-    analysis = FaceAnalysis(
-        name=str(folder), allowed_modules=["detection", "recognition"], providers=[PROVIDERS[device]]
-    )
-    if "recognition" not in analysis.models:
-        raise FinalError("weights_missing", f"{folder} holds no face recogniser")
-    analysis.prepare(ctx_id=0 if device == "cuda" else -1, det_size=list(DET_SIZES))
+    modules = {"detection": "face detector", "recognition": "face recogniser"}
+    if measures_pose:
+        modules[LANDMARKS] = "landmarks"
+    analysis = FaceAnalysis(name=str(folder), allowed_modules=list(modules), providers=[PROVIDERS[device]])
+    for module, name in modules.items():
+        if module not in analysis.models:
+            raise FinalError("weights_missing", f"{folder} holds no {name}")
+    analysis.prepare(ctx_id=0 if device == "cuda" else -1, det_size=DET_SIZES[0])
     for task, model in analysis.models.items():
         _require_provider(task, model, device)
     return analysis
@@ -105,43 +115,65 @@ def _require_provider(task: str, model: Any, device: str) -> None:
 
 def find_faces(analysis: FaceAnalysis, portrait: Pixels) -> list[IdentityFace]:
     """All faces, largest first. Looks at the photo with a border around it when it shows none without."""
-    faces = _found(analysis, portrait, 0)
+    faces = _described(analysis, portrait, 0)
     if not faces:
-        faces = _found(analysis, portrait, round(PADDING * max(portrait.shape[:2])))
+        faces = _described(analysis, portrait, round(PADDING * max(portrait.shape[:2])))
     return sorted(faces, key=lambda face: face.area, reverse=True)
 
 
-def _found(analysis: FaceAnalysis, portrait: Pixels, border: int) -> list[IdentityFace]:
-    bgr = np.pad(portrait[..., ::-1], ((border, border), (border, border), (0, 0)), constant_values=127)
+def _described(analysis: FaceAnalysis, portrait: Pixels, border: int) -> list[IdentityFace]:
+    padded = np.pad(portrait, ((border, border), (border, border), (0, 0)), constant_values=127)
+    bgr = np.ascontiguousarray(padded[..., ::-1])
     return [
         IdentityFace(
-            left=float(face.bbox[0]) - border,
-            top=float(face.bbox[1]) - border,
-            width=float(face.bbox[2] - face.bbox[0]),
-            height=float(face.bbox[3] - face.bbox[1]),
-            score=float(face.det_score),
-            keypoints=np.asarray(face.kps, np.float32) - np.float32(border),
-            embedding=np.asarray(face.embedding, np.float32),
+            left=found.left - border,
+            top=found.top - border,
+            width=found.width,
+            height=found.height,
+            score=found.score,
+            keypoints=found.keypoints - np.float32(border),
+            embedding=_embedding(analysis, bgr, found),
         )
-        for face in analysis.get(np.ascontiguousarray(bgr))
+        for found in _detected(analysis, bgr)
     ]
+
+
+def _embedding(analysis: FaceAnalysis, bgr: Pixels, found: FoundFace) -> NDArray[np.float32]:
+    face = Face(kps=found.keypoints)
+    return np.asarray(analysis.models["recognition"].get(bgr, face), np.float32)
 
 
 def detect_faces(analysis: FaceAnalysis, picture: Pixels) -> list[FoundFace]:
-    """All faces, largest first, without describing them: the detector alone, once."""
-    boxes, points = analysis.det_model.detect(np.ascontiguousarray(picture[..., ::-1]))
-    faces = [
-        FoundFace(
-            left=float(left),
-            top=float(top),
-            width=float(right - left),
-            height=float(bottom - top),
-            score=float(score),
-            keypoints=np.asarray(keypoints, np.float32),
-        )
-        for (left, top, right, bottom, score), keypoints in zip(boxes, points, strict=True)
-    ]
-    return sorted(faces, key=lambda face: face.area, reverse=True)
+    """All faces, largest first, without describing them: the detector alone, on the picture as it is."""
+    found = _detected(analysis, np.ascontiguousarray(picture[..., ::-1]))
+    return sorted(found, key=lambda face: face.area, reverse=True)
+
+
+def _detected(analysis: FaceAnalysis, bgr: Pixels) -> list[FoundFace]:
+    """Each face once, as the finest pass that sees it has it."""
+    faces: list[FoundFace] = []
+    for size in DET_SIZES:
+        boxes, points = analysis.det_model.detect(bgr, input_size=size)
+        seen = [
+            FoundFace(
+                left=float(left),
+                top=float(top),
+                width=float(right - left),
+                height=float(bottom - top),
+                score=float(score),
+                keypoints=np.asarray(keypoints, np.float32),
+            )
+            for (left, top, right, bottom, score), keypoints in zip(boxes, points, strict=True)
+        ]
+        faces += [face for face in seen if all(_overlap(face, finer) < SAME_FACE_OVERLAP for finer in faces)]
+    return faces
+
+
+def _overlap(one: FoundFace, other: FoundFace) -> float:
+    across = min(one.left + one.width, other.left + other.width) - max(one.left, other.left)
+    down = min(one.top + one.height, other.top + other.height) - max(one.top, other.top)
+    shared = max(0.0, across) * max(0.0, down)
+    return shared / (one.area + other.area - shared)
 
 
 def the_one_face(analysis: FaceAnalysis, portrait: Pixels) -> IdentityFace:
@@ -155,6 +187,29 @@ def the_one_face(analysis: FaceAnalysis, portrait: Pixels) -> IdentityFace:
     if first.eye_distance < MIN_EYE_DISTANCE:
         raise Refused("face_too_small")
     return first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pose:
+    """How a head is turned, in degrees: down or up, and to a side. 0 looks into the camera."""
+
+    pitch: float
+    yaw: float
+
+
+def head_pose(analysis: FaceAnalysis, portrait: Pixels, face: FoundFace) -> Pose:
+    """The pose of one face of the portrait, by an analysis that `measures_pose`."""
+    box = np.array([face.left, face.top, face.left + face.width, face.top + face.height], np.float32)
+    known = Face(bbox=box)
+    analysis.models[LANDMARKS].get(np.ascontiguousarray(portrait[..., ::-1]), known)
+    pitch, yaw, _ = map(float, known.pose)
+    return Pose(pitch=pitch, yaw=yaw)
+
+
+def require_facing(pose: Pose) -> None:
+    """Raises Refused: face_turned."""
+    if not (abs(pose.yaw) <= MAX_YAW_DEGREES and abs(pose.pitch) <= MAX_PITCH_DEGREES):  # also refuses NaN
+        raise Refused("face_turned")
 
 
 def mean_embedding(faces: Sequence[IdentityFace]) -> NDArray[np.float32]:

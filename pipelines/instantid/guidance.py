@@ -8,6 +8,10 @@ import torch
 
 from pipelines.presets import GUIDANCE_METHODS, GUIDANCE_SCALE, NEGATIVE_IDENTITIES, PresetError
 
+# What a method of `presets.GUIDANCE_METHODS` is made of; "plain" is of none of these.
+LIMITED: Constant = ("interval", "apg_interval", "rescale_interval")
+PROJECTED: Constant = ("apg", "apg_interval")
+RESCALED: Constant = ("rescale", "rescale_interval")
 RESCALE_PHI: Constant = 0.7  # arXiv 2305.08891, section 3.4
 APG_ETA: Constant = 0.0  # arXiv 2410.02416, table 10, the row of SDXL; so are the next two
 APG_NORM: Constant = 15.0
@@ -35,7 +39,7 @@ class Guidance:
 
 def is_guided(guidance: Guidance, sigma: float) -> bool:
     """Whether the unconditional row counts at this noise level; where not, it need not be computed."""
-    if guidance.method not in ("interval", "apg_interval"):
+    if guidance.method not in LIMITED:
         return True
     low, high = INTERVAL
     return low < sigma <= high
@@ -60,10 +64,10 @@ def combine(
     if uncond is None:
         return cond, momentum
     uncond = uncond.float()
-    if guidance.method in ("apg", "apg_interval"):
+    if guidance.method in PROJECTED:
         return _projected(guidance.scale, cond, uncond, model_input.float(), sigma, momentum)
     guided = uncond + guidance.scale * (cond - uncond)
-    if guidance.method == "rescale":
+    if guidance.method in RESCALED:
         guided = _rescaled(guided, cond)
     return guided, None
 

@@ -24,6 +24,7 @@ from pipelines.instantid import faces
 from pipelines.instantid.adapter import Models, connect
 from pipelines.instantid.safety import load_safety
 from pipelines.instantid.text import TextEncoders
+from pipelines.keypoints import FRAMING_VERSION
 from pipelines.types import Pixels
 from pipelines.upscale import Upscaler, load_upscaler
 
@@ -168,8 +169,7 @@ def _named(path: Path) -> Any:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise Final(
             "bad_weights",
-            f"{path} cannot be loaded ({type(error).__name__}: {str(error)[:300]}). "
-            "Mend: python manage.py weights fetch",
+            f"{path} cannot be loaded ({type(error).__name__}: {str(error)[:300]}). {_mend(path)}",
         ) from error
 
 
@@ -181,11 +181,19 @@ def _require_complete(path: Path, info: Mapping[str, Any]) -> None:
         if info.get(what)
     }
     if wrong:
-        raise Final("bad_weights", f"{path} does not fit its configuration: {wrong}")
+        raise Final("bad_weights", f"{path} does not fit its configuration: {wrong}. {_mend(path)}")
+
+
+def _mend(path: Path) -> str:
+    """The command for what is as recorded and still cannot be loaded, so that `fetch` alone would keep it."""
+    folder = next(parent for parent in path.parents if (parent / weights.LOCK).is_file())
+    if weights.is_random(folder):
+        return f"Mend: python manage.py weights tiny {folder}"
+    return f"Mend: delete it, then: python manage.py weights fetch {folder}"
 
 
 def _proof(bundle: weights.Bundle, device: str, *, has_safety: bool) -> dict[str, str]:
-    """Device, number format, versions and the lock's hash, for the log and for repeating a picture."""
+    """Device, number format, versions, framing and the lock's hash: for the log, and to repeat a picture."""
     name = torch.cuda.get_device_name(0) if device == "cuda" else "CPU"
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     return {
@@ -193,6 +201,7 @@ def _proof(bundle: weights.Bundle, device: str, *, has_safety: bool) -> dict[str
         "dtype": str(NETWORK_DTYPE[device]).removeprefix("torch."),
         "providers": faces.PROVIDERS[device],
         "weights": hashlib.sha256((bundle.folder / weights.LOCK).read_bytes()).hexdigest(),
+        "framing": f"version {FRAMING_VERSION}",
         "safety_checker": "on" if has_safety else "not in the bundle",
         **versions,
     }

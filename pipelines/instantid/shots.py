@@ -31,7 +31,9 @@ from pipelines.instantid.start import begin as start_from
 from pipelines.presets import HEIGHT, WIDTH, StylePreset
 from pipelines.types import Pixels, ShotRequest
 
-MAX_PROMPTS: Constant = 64  # pairs kept; a pair is 2 MB at full size
+# For the prompts that are kept on the device. At full size and 2 bytes a number, a pair of 77 tokens takes
+# 51 MB (166 400 columns of keys and values), so ten fit; longer texts and second ControlNets take more.
+MAX_PROMPT_BYTES: Constant = 512 * 1024**2
 LATENT_SCALE: Constant = 8  # pixels for each latent, along an edge
 
 
@@ -62,7 +64,10 @@ def make_person(parts: Parts, portrait: Pixels, further_portraits: Sequence[Pixe
 
 
 class Prompts:
-    """The encoded prompts of styles, kept between runs: they hold nothing of anybody."""
+    """The encoded prompts of styles, kept between runs: they hold nothing of anybody.
+
+    Those used last are kept, up to MAX_PROMPT_BYTES, and at least the last one.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -79,9 +84,9 @@ class Prompts:
         if key not in self._kept:
             with self._parts.models.loras.activated(preset.loras):
                 self._kept[key] = (self._encoded(texts[0], kinds), self._encoded(texts[1], kinds))
-            while len(self._kept) > MAX_PROMPTS:
-                self._kept.popitem(last=False)
         self._kept.move_to_end(key)
+        while len(self._kept) > 1 and sum(map(_size_bytes, self._kept.values())) > MAX_PROMPT_BYTES:
+            self._kept.popitem(last=False)
         return self._kept[key]
 
     def _encoded(self, text: str, control_kinds: tuple[str, ...]) -> Prompt:
@@ -89,6 +94,14 @@ class Prompts:
         return encode_prompt(
             self._parts.models, encoded.hidden_states, encoded.pooled, control_kinds=control_kinds
         )
+
+
+def _size_bytes(pair: tuple[Prompt, Prompt]) -> int:
+    return sum(
+        tensor.nbytes
+        for prompt in pair
+        for tensor in (prompt.keys_values, prompt.pooled, *prompt.control_keys_values.values())
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

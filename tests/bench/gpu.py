@@ -101,6 +101,32 @@ def compiled(bench: Bench) -> dict[str, Any] | str:
     }
 
 
+def neighbours(bench: Bench) -> dict[str, Any]:
+    """How far a picture made in a batch is from the same picture made alone, in levels of 255.
+
+    A device chooses its kernels by the batch's shape, and in half precision another order of adding shows.
+    """
+    alone = _first_of(bench, 1)
+
+    def measured(count: int) -> dict[str, Any]:
+        levels = np.abs(_first_of(bench, count).astype(np.int16) - alone)
+        return {
+            "largest_level": int(levels.max()),
+            "mean_level": float(levels.mean()),
+            "changed_share": float((levels > 0).mean()),
+        }
+
+    return {str(count): attempted(lambda count=count: measured(count)) for count in BATCHES}
+
+
+def _first_of(bench: Bench, count: int) -> Pixels:
+    """The first picture of so many that are made together, from the first step to its pixels."""
+    flying = bench.shots(count)
+    while not flying[0].is_done:
+        flying = denoise.denoise_step(bench.models, flying)
+    return decode(bench.vae, require_finite(flying[0]).latents)
+
+
 def decoding(bench: Bench) -> dict[str, Any]:
     """Latents to 8-bit pixels off the device."""
     (sample,) = bench.shots(1)
@@ -183,7 +209,18 @@ def ratios(bench: Bench) -> dict[str, Any]:
 
 SECTIONS: Final[dict[str, Callable[[Bench], Any]]] = {
     section.__name__: section
-    for section in (ceiling, eager, static, decoding, enlarging, packs, stock, ratios, compiled)
+    for section in (
+        ceiling,
+        eager,
+        static,
+        neighbours,
+        decoding,
+        enlarging,
+        packs,
+        stock,
+        ratios,
+        compiled,
+    )
 }
 
 

@@ -20,7 +20,7 @@ from pipelines.errors import Retryable  # noqa: E402
 from pipelines.instantid import denoise  # noqa: E402
 from pipelines.instantid.samples import Sample  # noqa: E402
 from tests.bench.full_size import TINY  # noqa: E402
-from tests.bench.gpu import PACKS, SECTIONS, Pack, make, predicting  # noqa: E402
+from tests.bench.gpu import PACKS, SECTIONS, Pack, make, neighbours, predicting  # noqa: E402
 from tests.bench.graphs import StaticPredict, compile_networks  # noqa: E402
 from tests.bench.measuring import OUT_OF_MEMORY, Bench, attempted, has_failed, rounded  # noqa: E402
 
@@ -106,6 +106,14 @@ def test_the_compiler_sees_each_network_as_one_graph_and_takes_other_batch_sizes
     for one, other in zip(got, want, strict=True):
         torch.testing.assert_close(one, other)
     assert len(graphs) < 6  # two networks: not once more for every row count
+
+
+def test_how_far_a_picture_in_a_batch_is_from_itself_alone_is_told_in_levels():
+    by_pictures = neighbours(Bench(TINY, CPU, 2))
+
+    assert list(by_pictures) == ["1", "2", "4", "8", "16"]
+    assert by_pictures["1"] == {"largest_level": 0, "mean_level": 0.0, "changed_share": 0.0}
+    assert all(measured["largest_level"] <= 1 for measured in by_pictures.values())  # in float32
 
 
 def test_a_pack_larger_than_the_slots_is_made_whole():

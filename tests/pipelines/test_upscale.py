@@ -177,6 +177,56 @@ def test_no_memory_for_the_smallest_tile_gives_the_work_back() -> None:
     assert network.calls == [(332, 292), (166, 166), (128, 128)]
 
 
+class _Overflowing(rrdbnet_arch.RRDBNet):  # type: ignore[name-defined, misc]
+    """The real network, of whose numbers one leaves the range of the formats in `overflowing`."""
+
+    value = float("nan")
+    overflowing: tuple["torch.dtype", ...] = ()
+
+    def forward(self, x: "torch.Tensor") -> "torch.Tensor":
+        large = super().forward(x)
+        if x.dtype in self.overflowing:
+            large[0, 1, 150, 170] = self.value
+        return large
+
+
+def _overflowing(value: float, *overflowing: "torch.dtype") -> upscale.Upscaler:
+    network = _Overflowing(3, 3, num_feat=8, num_block=1, num_grow_ch=4)
+    network.load_state_dict(_rrdb().bfloat16().float().state_dict())
+    network.value, network.overflowing = value, overflowing
+    return upscale.Upscaler(network, scale=4, features=8, device="cpu", dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_picture_that_overflows_half_precision_is_enlarged_in_single_precision(
+    value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = _picture(60, 70)
+    exact = _rrdb().bfloat16().float()
+    expected = _upscaler(exact).enlarge(picture, 200)
+    upscaler = _overflowing(value, torch.bfloat16)
+
+    with caplog.at_level(logging.WARNING, logger="pipelines.upscale"):
+        large = upscaler.enlarge(picture, 200)
+
+    np.testing.assert_array_equal(large, expected)
+    assert [record.getMessage() for record in caplog.records] == [
+        "upscaler: not all pixels are finite in torch.bfloat16, once more in torch.float32"
+    ]
+    assert upscaler.dtype == torch.bfloat16  # for the next picture
+    assert {weight.dtype for weight in upscaler._network.parameters()} == {torch.bfloat16}
+
+
+def test_a_picture_that_no_precision_makes_finite_is_an_error_and_is_not_delivered() -> None:
+    upscaler = _overflowing(float("nan"), torch.bfloat16, torch.float32)
+
+    with pytest.raises(Final, match=r"not all pixels are finite in torch\.float32") as failure:
+        upscaler.enlarge(_picture(60, 70), 200)
+
+    assert failure.value.code == "nan_pixels"
+    assert {weight.dtype for weight in upscaler._network.parameters()} == {torch.bfloat16}
+
+
 def test_another_error_of_the_network_is_not_swallowed() -> None:
     network = _rrdb()
     network.conv_last = torch.nn.Conv2d(5, 3, 3)

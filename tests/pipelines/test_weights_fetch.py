@@ -1,129 +1,24 @@
-"""manage.py weights against a model hub on this machine: fetching, verifying and converting a bundle."""
+"""manage.py weights against a model hub on this machine: what fetching brings, asks and refuses."""
 
-import hashlib
-import io
 import json
-import pickle
 import subprocess
 import sys
-import threading
-import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 
 from headshots.management.commands import weights as command
 from pipelines import weights
-from pipelines.weights import MANIFEST, Locked, WeightFile, read_lock, verify
-
-BASE = bytes(range(256)) * 20
-PICKLED = b"not really a pickle"
-DETECTOR, RECOGNISER = b"detector" * 50, b"recogniser" * 50
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def archive() -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as file:
-        file.writestr("pack/detector.onnx", DETECTOR)
-        file.writestr("pack/recogniser.onnx", RECOGNISER)
-        file.writestr("pack/unused.onnx", b"unused")
-    return out.getvalue()
-
-
-def entry(key: str, source: str, path: str, content: bytes | None, **more: Any) -> WeightFile:
-    values: dict[str, Any] = {
-        "key": key,
-        "purpose": f"does the work of {key}",
-        "host": "hub",
-        "repository": f"someone/{key}",
-        "revision": "abc",
-        "source": source,
-        "path": path,
-        "licence": f"licence of {key}",
-        "commercial": "yes",
-        "size_bytes": None if content is None else len(content),
-        "sha256": None if content is None else sha256(content),
-    }
-    return WeightFile(**values | more)
-
-
-SMALL = (
-    entry("sdxl-base", "unet/net.fp16.safetensors", "base/unet/net.safetensors", BASE),
-    entry("vae", "config.json", "vae/config.json", None),
-    entry("instantid", "ip-adapter.bin", "adapter/ip-adapter.safetensors", PICKLED, commercial="ask"),
-    entry("antelopev2", "pack.zip", "faces/detector.onnx", DETECTOR, member="pack/detector.onnx"),
-    entry("antelopev2", "pack.zip", "faces/recogniser.onnx", RECOGNISER, member="pack/recogniser.onnx"),
-)
-
-
-@dataclass
-class Hub:
-    """A model hub on the loopback interface."""
-
-    address: str
-    files: dict[str, bytes]
-    requests: list[tuple[str, str | None]] = field(default_factory=list)
-    cut_after: int | None = None
-    knows_ranges: bool = True
-    redirect: str | None = None
+from pipelines.weights import MANIFEST, Locked, read_lock, verify
+from tests.pipelines.model_hub import BASE, DETECTOR, SMALL, Hub, entry, fetch, run, served, sha256
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
-            hub.requests.append((self.path, wanted))
-            if hub.redirect:
-                self.send_response(302)
-                self.send_header("Location", hub.redirect)
-                self.end_headers()
-                return
-            content = hub.files.get(self.path)
-            if content is None:
-                self.send_error(404)
-                return
-            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and hub.knows_ranges else 0
-            if start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.end_headers()
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - start))
-            self.end_headers()
-            self.wfile.write(content[start : hub.cut_after])
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub = Hub(
-        address=f"http://127.0.0.1:{server.server_port}",
-        files={
-            "/someone/sdxl-base/abc/unet/net.fp16.safetensors": BASE,
-            "/someone/vae/abc/config.json": b"{}",
-            "/someone/instantid/abc/ip-adapter.bin": PICKLED,
-            "/someone/antelopev2/abc/pack.zip": archive(),
-        },
-    )
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served() as hub:
+        yield hub
 
 
 @pytest.fixture(autouse=True)
@@ -134,19 +29,6 @@ def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "MANIFEST", SMALL)
-
-
-ACCEPT = ("--accept", "sdxl-base", "--accept", "vae", "--accept", "instantid", "--accept", "antelopev2")
-
-
-def run(*arguments: object) -> str:
-    out = io.StringIO()
-    call_command("weights", *(str(argument) for argument in arguments), stdout=out)
-    return out.getvalue()
-
-
-def fetch(folder: Path, hub: Hub, *more: str) -> str:
-    return run("fetch", folder, "--mirror", hub.address, *(more or ACCEPT))
 
 
 def test_list_names_each_model_once_and_every_file_as_json() -> None:
@@ -345,72 +227,3 @@ def test_weights_never_come_unencrypted_from_elsewhere(address: str, hub: Hub, t
 def test_two_bases_at_once_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="a bundle holds one base: sdxl-base or realvisxl"):
         run("fetch", tmp_path, "--only", "sdxl-base", "--only", "realvisxl")
-
-
-@pytest.mark.usefixtures("small")
-def test_verify_tells_pinned_from_recorded_files_and_counts_what_is_wrong(hub: Hub, tmp_path: Path) -> None:
-    fetch(tmp_path, hub)
-    (tmp_path / "faces/detector.onnx").unlink()
-
-    with pytest.raises(CommandError, match="2 of 5 files are not in order") as caught:
-        run("verify", tmp_path)
-
-    states = {verdict.path: verdict for verdict in verify(tmp_path, manifest=SMALL)}
-    assert caught.value.returncode == 1
-    assert states["base/unet/net.safetensors"].detail == "as published"
-    assert states["vae/config.json"].detail == "not pinned: recorded at fetch"
-    assert states["faces/detector.onnx"].state == "missing"
-    assert states["adapter/ip-adapter.safetensors"].state == "unconverted"
-    assert states["adapter/ip-adapter.safetensors"].detail.endswith(
-        f"Mend: python manage.py weights convert {tmp_path}"
-    )
-
-
-def test_convert_takes_the_place_of_the_fetched_pickle(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch = pytest.importorskip("torch")
-    from safetensors.torch import load_file
-
-    torch.save({"image_proj": {"latents": torch.ones(3)}}, tmp_path / "published")
-    published = (tmp_path / "published").read_bytes()
-    file = replace(SMALL[2], size_bytes=len(published), sha256=sha256(published))
-    monkeypatch.setattr(command, "MANIFEST", (file,))
-    hub.files["/someone/instantid/abc/ip-adapter.bin"] = published
-    folder = tmp_path / "bundle"
-    fetch(folder, hub, "--accept", "instantid")
-
-    run("convert", folder)
-
-    assert [path.name for path in (folder / "adapter").iterdir()] == ["ip-adapter.safetensors"]
-    assert load_file(folder / file.path)["image_proj.latents"].tolist() == [1.0, 1.0, 1.0]
-    assert read_lock(folder)[file.path].licence == "licence of instantid"
-    assert run("verify", folder) == "ok           adapter/ip-adapter.safetensors  as recorded at conversion\n"
-    assert fetch(folder, hub, "--accept", "instantid") == "Everything is there.\n"
-
-
-@pytest.mark.usefixtures("small")
-def test_a_pickle_that_was_not_fetched_is_not_opened(hub: Hub, tmp_path: Path) -> None:
-    fetch(tmp_path, hub)
-    (tmp_path / "adapter/ip-adapter.bin").write_bytes(pickle.dumps("another"))
-
-    with pytest.raises(CommandError, match=r"ip-adapter.bin is not what was fetched.*--only instantid"):
-        run("convert", tmp_path)
-
-    assert not (tmp_path / "adapter/ip-adapter.safetensors").exists()
-
-
-def test_convert_of_one_file_writes_it_beside(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    source = tmp_path / "up.pth"
-    torch.save({"params": {"a": torch.ones(1)}}, source)
-
-    out = run("convert", source)
-
-    assert out.startswith(f"{tmp_path}/up.safetensors")
-    assert (tmp_path / "up.safetensors").is_file()
-
-
-def test_convert_of_nothing_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="is neither a bundle nor a file"):
-        run("convert", tmp_path / "nowhere")

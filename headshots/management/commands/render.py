@@ -1,7 +1,7 @@
 """manage.py render: the engine alone, from a selfie file to picture files, without database or server."""
 
 import json
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, BooleanOptionalAction
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,16 @@ from headshots.tiers import TIERS
 from pipelines.engine import load_assessor, load_engine
 from pipelines.errors import PipelineError, Refused
 from pipelines.images import decode_jpeg
-from pipelines.presets import GUIDANCE_METHODS, HEIGHT, SCHEDULERS, WIDTH, PresetError, StylePreset
+from pipelines.presets import (
+    CONTROL_GUIDANCE_END,
+    GUIDANCE_METHODS,
+    HEIGHT,
+    NEGATIVE_IDENTITIES,
+    SCHEDULERS,
+    WIDTH,
+    PresetError,
+    StylePreset,
+)
 from pipelines.sandbox import clean_portrait_in_sandbox
 from pipelines.styles import BUILTIN
 from pipelines.types import (
@@ -39,6 +48,9 @@ OVERRIDES = {
     "steps": "num_inference_steps",
     "scheduler": "scheduler",
     "method": "guidance_method",
+    "negative_identity": "negative_identity",
+    "control_end": "control_guidance_end",
+    "mask": "is_face_masked",
 }
 
 
@@ -56,6 +68,41 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise ArgumentTypeError("must be a whole number above 0")
     return int(text)
+
+
+def _add_overrides(parser: CommandParser) -> None:
+    parser.add_argument("--guidance", type=float, help="guidance_scale instead of the style's (7 to 12)")
+    parser.add_argument("--steps", type=int, help="num_inference_steps instead of the style's (20 to 50)")
+    parser.add_argument("--scheduler", help=f"instead of the style's: {', '.join(SCHEDULERS)}")
+    parser.add_argument(
+        "--method", help=f"guidance_method instead of the style's: {', '.join(GUIDANCE_METHODS)}"
+    )
+    parser.add_argument(
+        "--negative-identity", help=f"instead of the style's: {', '.join(NEGATIVE_IDENTITIES)}"
+    )
+    low, high = CONTROL_GUIDANCE_END
+    parser.add_argument(
+        "--control-end",
+        type=float,
+        help=f"share of the steps with IdentityNet instead of the style's ({low:g} to {high:g})",
+    )
+    parser.add_argument(
+        "--mask",
+        action=BooleanOptionalAction,
+        help="whether identity acts inside the face alone, instead of the style's",
+    )
+
+
+def _add_start(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--start", type=Path, help="picture to change (896 x 1152), instead of pure noise; instantid"
+    )
+    parser.add_argument(
+        "--strength", type=float, default=0.6, help="how much of --start is made anew (default 0.6)"
+    )
+    parser.add_argument(
+        "--inpaint", type=_area, help='of --start, change only "face" or a box LEFT,TOP,WIDTH,HEIGHT'
+    )
 
 
 class Command(BaseCommand):
@@ -86,24 +133,11 @@ class Command(BaseCommand):
         parser.add_argument(
             "--slots", type=_positive, default=8, help="instantid: pictures in flight at once (default 8)"
         )
-        parser.add_argument("--guidance", type=float, help="guidance_scale instead of the style's (7 to 12)")
-        parser.add_argument("--steps", type=int, help="num_inference_steps instead of the style's (20 to 50)")
-        parser.add_argument("--scheduler", help=f"instead of the style's: {', '.join(SCHEDULERS)}")
-        parser.add_argument(
-            "--method", help=f"guidance_method instead of the style's: {', '.join(GUIDANCE_METHODS)}"
-        )
+        _add_overrides(parser)
         parser.add_argument(
             "--raw", action="store_true", help="also the native pixels before finishing, as <shot>.raw.png"
         )
-        parser.add_argument(
-            "--start", type=Path, help="picture to change (896 x 1152), instead of pure noise; instantid"
-        )
-        parser.add_argument(
-            "--strength", type=float, default=0.6, help="how much of --start is made anew (default 0.6)"
-        )
-        parser.add_argument(
-            "--inpaint", type=_area, help='of --start, change only "face" or a box LEFT,TOP,WIDTH,HEIGHT'
-        )
+        _add_start(parser)
         parser.add_argument(
             "--tier", choices=sorted(TIERS), default="premium", help="size and watermark (default premium)"
         )
@@ -117,7 +151,7 @@ class Command(BaseCommand):
         total = len(queue)
         options["out"].mkdir(parents=True, exist_ok=True)
         failed = 0
-        presets = {request.shot_id: request.preset for request in queue}
+        requests = {request.shot_id: request for request in queue}
 
         def sink(result: FinishedShot | FailedShot) -> None:
             nonlocal failed
@@ -129,7 +163,7 @@ class Command(BaseCommand):
             else:
                 failed += 1
             if options["json"]:
-                facts = _facts(result, path, presets[result.shot_id])
+                facts = _facts(result, path) | _plan(requests[result.shot_id], options)
                 self.stdout.write(json.dumps(facts | {"engine": engine.name, "runs_on": dict(engine.proof)}))
             else:
                 self.stdout.write(_line(result, path, total - len(queue), total))
@@ -160,10 +194,10 @@ def _line(result: FinishedShot | FailedShot, path: Path, done: int, total: int) 
     return f"{done}/{total} {path}  {result.width} x {result.height}, {result.seconds:.2f} s"
 
 
-def _facts(result: FinishedShot | FailedShot, path: Path, preset: StylePreset) -> dict[str, Any]:
-    """Everything that repeats the picture, and what was measured on it."""
+def _facts(result: FinishedShot | FailedShot, path: Path) -> dict[str, Any]:
+    """What became of the shot, and what was measured on its picture."""
     if isinstance(result, FailedShot):
-        return {"shot": result.shot_id, "error": result.code, "preset": asdict(preset)}
+        return {"shot": result.shot_id, "error": result.code}
     return {
         "shot": result.shot_id,
         "file": str(path),
@@ -172,7 +206,24 @@ def _facts(result: FinishedShot | FailedShot, path: Path, preset: StylePreset) -
         "height": result.height,
         "seconds": round(result.seconds, 3),
         "measures": dict(result.report.measures),
-        "preset": asdict(preset),
+    }
+
+
+def _plan(request: ShotRequest, options: dict[str, Any]) -> dict[str, Any]:
+    """Everything besides the seed that repeats the picture, given the same photos."""
+    start = request.start and {
+        "file": str(options["start"]),
+        "strength": request.start.strength,
+        "inpaint": asdict(request.start.inpaint)
+        if isinstance(request.start.inpaint, Box)
+        else request.start.inpaint,
+    }
+    return {
+        "preset": asdict(request.preset),
+        "tier": options["tier"],
+        "output": asdict(request.output),
+        "photos": 1 + len(request.further_portraits),
+        "start": start,
     }
 
 

@@ -212,12 +212,20 @@ def _units(files: Sequence[WeightFile]) -> list[list[WeightFile]]:
 
 
 def _is_there(folder: Path, file: WeightFile, lock: dict[str, Locked]) -> bool:
-    """Whether the file, or what it was converted to, is in place with its recorded size."""
-    for name in (file.path, file.fetched_path):
-        entry, path = lock.get(name), folder / name
-        if entry and entry.key == file.key and path.is_file() and path.stat().st_size == entry.size_bytes:
-            return True
-    return False
+    """Whether the file, or what it was converted to, is in place as recorded and published, byte by byte.
+
+    Every byte is read (half a minute for real weights): sizes would pass a file over that `verify` calls
+    altered, and so would a lock that disagrees with the published hash.
+    """
+    return any(_is_as_recorded(folder, file, name, lock.get(name)) for name in {file.path, file.fetched_path})
+
+
+def _is_as_recorded(folder: Path, file: WeightFile, name: str, entry: Locked | None) -> bool:
+    path = folder / name
+    if entry is None or entry.key != file.key or not path.is_file():
+        return False
+    is_published = name != file.fetched_path or file.sha256 in (None, entry.sha256)
+    return is_published and path.stat().st_size == entry.size_bytes and digest(path) == entry.sha256
 
 
 def _unconverted(folder: Path, file: WeightFile) -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -118,6 +119,75 @@ def test_detection_alone_finds_what_the_description_is_of(analysis: Any, selfie:
         )
         assert np.array_equal(found.keypoints, full.keypoints)
     assert faces.detect_faces(analysis, np.full_like(selfie, 90)) == []
+
+
+def around_the_face(selfie: Pixels, margin: int) -> Pixels:
+    """The sample, cropped to its face and so many pixels around it."""
+    return np.ascontiguousarray(selfie[141 - margin : 357 + margin, 362 - margin : 538 + margin])
+
+
+def one_pass(analysis: Any, picture: Pixels, size: int) -> tuple[Any, Any]:
+    """What the detector alone says at one size: (n, 5) boxes with scores and (n, 5, 2) points."""
+    bgr = np.ascontiguousarray(picture[..., ::-1])
+    boxes, points = analysis.det_model.detect(bgr, input_size=(size, size))
+    return boxes, points
+
+
+def test_five_points_are_those_of_the_finest_pass_whatever_the_scores(analysis: Any, selfie: Pixels) -> None:
+    close_up = around_the_face(selfie, 60)
+    (fine, points), (coarse, _) = one_pass(analysis, close_up, 640), one_pass(analysis, close_up, 160)
+    assert coarse[0, 4] > fine[0, 4]
+
+    [found] = faces.find_faces(analysis, close_up)
+
+    assert np.array_equal(found.keypoints, points[0])
+    assert found.score == fine[0, 4]
+    [detected] = faces.detect_faces(analysis, close_up)
+    assert np.array_equal(detected.keypoints, points[0])
+
+
+def tilted_face(selfie: Pixels) -> Pixels:
+    """(352, 312, 3): a face that only the coarsest pass sees."""
+    turn = cv2.getRotationMatrix2D((450, 249), 9, 1)
+    return around_the_face(np.asarray(cv2.warpAffine(selfie, turn, (1024, 1024)), np.uint8), 68)
+
+
+def test_a_face_that_only_a_coarse_pass_sees_is_found(analysis: Any, selfie: Pixels) -> None:
+    picture = tilted_face(selfie)
+    seen = [len(one_pass(analysis, picture, size)[0]) for size in (640, 320, 160)]
+    assert seen == [0, 0, 1]
+
+    [found] = faces.find_faces(analysis, picture)
+
+    assert np.array_equal(found.keypoints, one_pass(analysis, picture, 160)[1][0])
+
+
+def test_a_small_face_of_the_finest_pass_does_not_hide_a_large_one_of_a_coarse_pass(
+    analysis: Any, selfie: Pixels
+) -> None:
+    picture = tilted_face(selfie)
+    on_the_wall = cv2.resize(around_the_face(selfie, 8), (48, 58), interpolation=cv2.INTER_AREA)
+    picture[2:60, 2:50] = on_the_wall
+    assert [len(one_pass(analysis, picture, size)[0]) for size in (640, 320, 160)] == [1, 0, 1]
+
+    large, small = faces.find_faces(analysis, picture)
+
+    assert round(large.width), round(small.width) == (183, 45)
+    assert np.array_equal(faces.the_one_face(analysis, picture).keypoints, large.keypoints)
+
+
+def test_a_face_that_only_a_border_makes_visible_is_found_where_it_is(analysis: Any, selfie: Pixels) -> None:
+    whole = faces.the_one_face(analysis, selfie)
+    cut = np.ascontiguousarray(selfie[:657, 62:506])  # a fifth of the face is beyond the right edge
+    assert faces.detect_faces(analysis, cut) == []
+
+    found = faces.the_one_face(analysis, cut)
+
+    where_it_is = whole.keypoints - (62, 0)
+    assert np.abs(found.keypoints - where_it_is).max() < 5
+    assert abs(found.left - (whole.left - 62)) < 8
+    assert abs(found.top - whole.top) < 8
+    assert found.embedding.shape == (512,)
 
 
 def test_one_photo_of_somebody_else_is_left_out_of_the_mean() -> None:

@@ -31,13 +31,14 @@ def test_plain_guidance_extrapolates_from_uncond_to_cond(method: str, scale: flo
 
 
 @pytest.mark.parametrize("scale", [7.0, 12.0])
-def test_rescale_gives_back_the_deviation_of_cond_mixed_by_phi(scale: float):
+@pytest.mark.parametrize("method", ["rescale", "rescale_interval"])
+def test_rescale_gives_back_the_deviation_of_cond_mixed_by_phi(method: str, scale: float):
     guided = U + scale * (C - U)
     rescaled = guided * C.std(ddof=1) / guided.std(ddof=1)
 
     want = 0.7 * rescaled + 0.3 * guided
 
-    np.testing.assert_allclose(combined("rescale", scale), want, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(combined(method, scale), want, rtol=1e-4, atol=1e-4)
 
 
 def apg(scale: float, momentum: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,26 @@ def test_a_damaged_bundle_is_refused_with_the_name_of_what_is_wrong(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA, so asking for it is no error")
+@pytest.mark.parametrize(
+    ("licence", "mend"),
+    [
+        ("", "Mend: python manage.py weights tiny {folder}"),
+        ("MIT", "Mend: delete it, then: python manage.py weights fetch {folder}"),
+    ],
+)
+def test_what_cannot_be_loaded_although_it_is_as_recorded_names_a_command_that_mends_it(
+    folder: Path, licence: str, mend: str
+) -> None:
+    truncate_and_relock(folder)
+    lock = read_lock(folder)
+    write_lock(folder, lock | {"vae/config.json": replace(lock["vae/config.json"], licence=licence)})
+    with pytest.raises(Final) as refused:
+        load_parts(folder, "cpu")
+    assert refused.value.code == "bad_weights"
+    assert str(refused.value).startswith(f"{folder}/base/unet cannot be loaded (")
+    assert str(refused.value).endswith(mend.format(folder=folder))
+
+
 def test_cuda_without_cuda_is_an_error_and_no_fallback(tiny_folder: Path) -> None:
     with pytest.raises(Final, match="sees no CUDA device") as refused:
         load_engine(EngineConfig(kind="instantid", weights_dir=tiny_folder, device="cuda"))
@@ -126,6 +147,7 @@ def test_the_proof_names_device_format_versions_and_weights(parts: Parts, tiny_f
     assert parts.proof["providers"] == "CPUExecutionProvider"
     assert parts.proof["weights"] == digest(tiny_folder / "weights.lock.json")
     assert parts.proof["torch"] == torch.__version__
+    assert parts.proof["framing"] == "version 1"
     assert {"diffusers", "insightface", "onnxruntime-gpu", "realesrgan"} <= parts.proof.keys()
     assert parts.is_random
 

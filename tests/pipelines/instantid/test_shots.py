@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.instantid import shots
+from pipelines.instantid.conditioning import Prompt
 from pipelines.instantid.denoise import denoise_step
 from pipelines.instantid.engine import InstantIdEngine
 from pipelines.instantid.loading import Parts
 from pipelines.instantid.samples import Sample
 from pipelines.instantid.shots import Prompts, begin, make_person
-from pipelines.presets import StylePreset
+from pipelines.presets import PROMPT_PARTS, StylePreset
 from pipelines.styles import BUILTIN
 from pipelines.types import OutputSpec, Pixels, ShotRequest
 
@@ -89,3 +91,52 @@ def test_a_short_and_a_long_prompt_share_a_batch_and_change_nothing_for_each_oth
     for one, other in zip(alone, together, strict=True):
         difference = (one.latents - other.latents).abs().max() / one.latents.abs().max()
         assert float(difference) <= 1e-5
+
+
+def pair_bytes(pair: tuple[Prompt, Prompt]) -> int:
+    return sum(prompt.keys_values.nbytes + prompt.pooled.nbytes for prompt in pair)
+
+
+def test_prompts_are_kept_up_to_their_bytes_and_those_used_last_stay(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (builtin.preset for builtin in BUILTIN[:3])
+    prompts = Prompts(parts)
+    monkeypatch.setattr(shots, "MAX_PROMPT_BYTES", 2 * pair_bytes(prompts.of(first)))
+
+    kept = prompts.of(first)
+    before = prompts.of(second)
+    assert prompts.of(first) is kept
+    prompts.of(third)
+
+    assert prompts.of(first) is kept
+    assert prompts.of(second) is not before
+    assert torch.equal(prompts.of(second)[0].keys_values, before[0].keys_values)
+
+
+def of_one_window(subject: str) -> StylePreset:
+    parts = dict.fromkeys(PROMPT_PARTS, "") | {"subject": subject, "negative_prompt": "blur"}
+    return replace(STYLE, **parts)  # type: ignore[arg-type]
+
+
+def test_a_long_prompt_counts_as_much_as_it_takes(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = Prompts(parts)
+    short, second = prompts.of(of_one_window("man")), prompts.of(of_one_window("woman"))
+    assert pair_bytes(short) == pair_bytes(second)
+    monkeypatch.setattr(shots, "MAX_PROMPT_BYTES", 3 * pair_bytes(short))
+
+    kept = prompts.of(STYLE)
+
+    assert kept[0].keys_values.shape[0] == 4 * short[0].keys_values.shape[0]
+    assert prompts.of(STYLE) is kept  # the last one stays, however large
+    assert prompts.of(of_one_window("woman")) is not second
+    assert prompts.of(of_one_window("man")) is not short
+
+
+def test_all_built_in_styles_at_full_size_are_kept() -> None:
+    layers = {640: 10, 1280: 60}  # of SDXL's UNet: width and number of its cross-attentions
+    columns = sum(2 * width * count for width, count in layers.items())
+    pair_of_77_tokens = 2 * 77 * columns * 2
+
+    assert pair_of_77_tokens == 51_251_200
+    assert len(BUILTIN) * pair_of_77_tokens < shots.MAX_PROMPT_BYTES
