@@ -8,7 +8,6 @@ import logging
 import mmap
 import os
 import secrets
-import socket
 import threading
 import time
 import uuid
@@ -22,9 +21,11 @@ from billiard import current_process
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, connections
 
+from headshots import breakdown
 from headshots.exceptions import NotFound
 from headshots.faults import faultpoint
-from headshots.services import claiming, clock, credentials, maintenance, shots, uploads, workers
+from headshots.models import Order
+from headshots.services import claiming, clock, credentials, shots, uploads, workers
 from headshots.tiers import TIERS
 from pipelines.errors import Retryable
 
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0  # between two questions to the rows while pictures are in flight
 GRACE_SECONDS: Final = 10.0  # for pictures in flight when the worker is to stop; then they are given back
-RUN_SECONDS: Final = 2700.0  # of claiming in one run: less than the soft limit of the task
+RUN_SECONDS: Final = 1320.0  # of claiming in one run: less than the soft limit of the task
 # A minute in all: a database that restarts or fails over is back by then, and no picture need be made again.
 DATABASE_PAUSES_SECONDS: Final = (0.5, 1, 2, 4, 8, 15, 30)
 DATABASE_ERRORS: Final = (OperationalError, InterfaceError)
@@ -55,8 +56,8 @@ def is_stopping() -> bool:
 
 
 def worker_name() -> str:
-    """This process among all workers; the end of a host's name is what tells pods apart."""
-    return f"{socket.gethostname()[-20:]}:{os.getpid()}"
+    """This process among all workers."""
+    return f"{workers.host()}:{os.getpid()}"
 
 
 class RenderRun:
@@ -73,6 +74,7 @@ class RenderRun:
         self._look_at = 0.0
         self._dry_until = 0.0
         self._dry_slots = 0  # that the last answer left empty
+        self._rests_until = 0.0  # nothing is claimed before, since the store does not answer
         self._closes_at = time.monotonic() + RUN_SECONDS
         self._grace_ends_at = float("inf")
 
@@ -90,8 +92,11 @@ class RenderRun:
         """
         self.moves += 1
         now = time.monotonic()
-        if is_stopping() or now >= self._closes_at:
+        if is_stopping() or now >= self._closes_at or now < self._rests_until:
             return []
+        with self._lock:  # beside a shot that must have no company nothing is claimed
+            if any(claimed.is_apart for claimed in self._claims.values()):
+                return []
         # Slots that stayed empty are kept for others or find no work; a slot more is worth asking for.
         if self._claims and now < self._dry_until and free_slots <= self._dry_slots:
             return []
@@ -120,67 +125,107 @@ class RenderRun:
         return is_given_up
 
     def sink(self, result: "FinishedShot | FailedShot") -> None:
-        """Commit a picture, or record why there is none. Raises when the database stays away."""
+        """Commit a picture, or record why there is none.
+
+        Raises when the database stays away, and EngineBroken after too many errors that nobody can explain.
+        """
         self.moves += 1
         with self._lock:
             claimed = self._claims.get(result.shot_id)
+            is_alone = len(self._claims) == 1
         if claimed is None:
             log.info("shot %d was given up before it was done", int(result.shot_id))
-            return
-        try:
-            self._settle(claimed, result)
-        finally:
-            self._forget(result.shot_id)
-            if threading.get_ident() != self._thread:
-                connections.close_all()  # a thread's own, which nothing else would close
+        else:
+            try:
+                self._settle(claimed, result, is_alone=is_alone)
+            finally:
+                self._forget(result.shot_id)
+                if threading.get_ident() != self._thread:
+                    connections.close_all()  # a thread's own, which nothing else would close
+        breakdown.note(result)
+
+    def give_up(self) -> None:
+        """Give back what the engine holds: it is broken, and makes nothing more of it."""
+        with self._lock:
+            claims = list(self._claims.values())
+        for claimed in claims:
+            self._settle(claimed, _failed(claimed, claiming.ENGINE_BROKEN), is_alone=len(claims) == 1)
+            self._forget(str(claimed.shot.pk))
 
     def _take(self, free_slots: int, requests: "list[ShotRequest]") -> None:
         """Append what could be claimed and prepared: it is not lost to an error that comes after it."""
         slots = settings.SLOTS if settings.ENGINE == "instantid" else 0
-        while not requests and not maintenance.problem():
+        while not requests and not is_stopping() and not workers.problem():
+            if time.monotonic() < self._rests_until:
+                return
             claims = claiming.claim(self.owner, free_slots, clock.now(), slots=slots)
             if not claims:
                 return
+            self._hold(claims)
+            try:
+                self._prepare(claims, requests)
+            finally:
+                ready = {request.shot_id for request in requests}
+                for claimed in claims:
+                    if str(claimed.shot.pk) not in ready:
+                        self._forget(str(claimed.shot.pk))
+
+    def _hold(self, claims: Sequence[claiming.Claim]) -> None:
+        """From here on their leases are kept: photos may be long in coming."""
+        with self._lock:
             for claimed in claims:
-                if request := self._prepared(claimed):
-                    faultpoint("claim.prepared")
-                    with self._lock:
-                        self._claims[request.shot_id] = claimed
-                        self._unwanted.discard(request.shot_id)
-                    requests.append(request)
+                self._claims[str(claimed.shot.pk)] = claimed
+                self._unwanted.discard(str(claimed.shot.pk))
 
-    def _prepared(self, claimed: claiming.Claim) -> "ShotRequest | None":
-        from pipelines.types import FailedShot
+    def _prepare(self, claims: Sequence[claiming.Claim], requests: "list[ShotRequest]") -> None:
+        """Append the requests of these claims; those that a worker asked to stop does not come to are left.
 
-        try:
-            return self._request(claimed)
-        except NotFound:
-            return None  # fenced between the claim and now: its shots are nobody's any more
-        except Retryable as error:
-            shots.give_back(claimed, error.code, clock.now())
-        except Exception as error:
-            log.error("shot %d cannot be prepared: %s", claimed.shot.pk, type(error).__name__)
-            failed = FailedShot(shot_id=str(claimed.shot.pk), code="not_prepared", is_retryable=True)
-            shots.fail(claimed, failed, clock.now())
-        return None
+        When the store does not answer the rest goes back at once: each further question costs as long.
+        """
+        for place, claimed in enumerate(claims):
+            self.moves += 1
+            if is_stopping():
+                return
+            try:
+                requests.append(self._request(claimed))
+            except NotFound:
+                continue  # fenced between the claim and now: its shots are nobody's any more
+            except Retryable as error:
+                self._rests_until = time.monotonic() + shots.STORE_PAUSE.total_seconds()
+                log.warning("%d shots cannot be prepared: %s", len(claims) - place, error.code)
+                for left in claims[place:]:
+                    shots.give_back(left, error.code, clock.now())
+                return
+            except Exception as error:
+                log.error("shot %d cannot be prepared: %s", claimed.shot.pk, type(error).__name__)
+                shots.fail(claimed, _failed(claimed, "not_prepared"), clock.now())
+            else:
+                faultpoint("claim.prepared")
 
     def _request(self, claimed: claiming.Claim) -> "ShotRequest":
-        from pipelines.images import decode_jpeg
         from pipelines.types import OutputSpec, ShotRequest
 
         order = claimed.shot.order
-        if order.pk not in self._portraits:
-            self._portraits.clear()  # one person's photo in memory at a time
-            self._portraits[order.pk] = decode_jpeg(uploads.open_selfie(order, clock.now()))
         return ShotRequest(
             shot_id=str(claimed.shot.pk),
             identity=order.pk.hex,
-            portrait=self._portraits[order.pk],
+            portrait=self._portrait(order),
             preset=claimed.shot.style_version.preset(),
             seeds=claimed.seeds,
             output=OutputSpec(long_edge=order.long_edge, is_watermarked=order.is_watermarked),
             is_urgent=TIERS[order.tier].reserved_share > 0,
         )
+
+    def _portrait(self, order: Order) -> Any:
+        """The order's photo. Those of the orders in flight are kept: their shots hold them anyway."""
+        from pipelines.images import decode_jpeg
+
+        if order.pk not in self._portraits:
+            with self._lock:
+                in_flight = {claimed.shot.order_id for claimed in self._claims.values()}
+            self._portraits = {pk: photo for pk, photo in self._portraits.items() if pk in in_flight}
+            self._portraits[order.pk] = decode_jpeg(uploads.open_selfie(order, clock.now()))
+        return self._portraits[order.pk]
 
     def _look(self, now: float) -> None:
         """Ask the rows about all claims in one query; a database that is away leaves the last answer."""
@@ -197,29 +242,37 @@ class RenderRun:
             return
         self._unwanted = {shot_id for shot_id, claimed in claims.items() if claimed.shot.pk not in wanted}
 
-    def _settle(self, claimed: claiming.Claim, result: "FinishedShot | FailedShot") -> None:
+    def _settle(
+        self, claimed: claiming.Claim, result: "FinishedShot | FailedShot", *, is_alone: bool
+    ) -> None:
         for pause in DATABASE_PAUSES_SECONDS:
             try:
-                _record(claimed, result)
+                _record(claimed, result, is_alone=is_alone)
             except DATABASE_ERRORS as error:
                 log.warning("shot %d waits for the database: %s", claimed.shot.pk, type(error).__name__)
                 connection.close()
                 time.sleep(pause)
             else:
                 return
-        _record(claimed, result)
+        _record(claimed, result, is_alone=is_alone)
 
     def _forget(self, shot_id: str) -> None:
         with self._lock:
             self._claims.pop(shot_id, None)
 
 
-def _record(claimed: claiming.Claim, result: "FinishedShot | FailedShot") -> None:
-    """Sign and commit, or fail; a picture that cannot be stored gives its shot back."""
+def _record(claimed: claiming.Claim, result: "FinishedShot | FailedShot", *, is_alone: bool) -> None:
+    """Sign and commit, or fail; a picture that cannot be stored gives its shot back.
+
+    So does one for which nobody can be blamed: `is_alone` says that no other shot of this worker can be.
+    """
     from pipelines.types import FailedShot
 
     if isinstance(result, FailedShot):
-        shots.fail(claimed, result, clock.now())
+        if result.code in claiming.UNBLAMED_CODES and not is_alone:
+            shots.give_back(claimed, result.code, clock.now())
+        else:
+            shots.fail(claimed, result, clock.now())
         return
     faultpoint("work.rendered")
     try:
@@ -233,8 +286,13 @@ def _record(claimed: claiming.Claim, result: "FinishedShot | FailedShot") -> Non
         shots.give_back(claimed, error.code, clock.now())
     except Exception as error:
         log.error("shot %d cannot be stored: %s", claimed.shot.pk, type(error).__name__)
-        failed = FailedShot(shot_id=result.shot_id, code="not_stored", is_retryable=True)
-        shots.fail(claimed, failed, clock.now())
+        shots.fail(claimed, _failed(claimed, "not_stored"), clock.now())
+
+
+def _failed(claimed: claiming.Claim, code: str) -> "FailedShot":
+    from pipelines.types import FailedShot
+
+    return FailedShot(shot_id=str(claimed.shot.pk), code=code, is_retryable=True)
 
 
 @contextmanager

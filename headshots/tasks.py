@@ -11,7 +11,7 @@ from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 
-from headshots import logs
+from headshots import breakdown, logs
 from headshots.exceptions import NotFound
 from headshots.faults import faultpoint
 from headshots.hints import Task
@@ -20,14 +20,16 @@ from headshots.services import (
     claiming,
     clock,
     credentials,
+    fair_queue,
     mails,
     maintenance,
     orders,
     settlement,
     shots,
     uploads,
+    workers,
 )
-from pipelines.errors import Refused
+from pipelines.errors import EngineBroken, Refused
 
 if TYPE_CHECKING:
     from pipelines.engine import Assessor, Engine
@@ -72,6 +74,7 @@ def _engine_config() -> "EngineConfig":
         weights_dir=settings.WEIGHTS,
         device=settings.DEVICE,
         slots=settings.SLOTS,
+        reserved_places=fair_queue.reserved_places(settings.SLOTS),
         accepts_random_weights=not settings.IS_PRODUCTION,
     )
 
@@ -101,7 +104,8 @@ def _assess(order_id: uuid.UUID) -> None:
     orders.accept(order, clock.now())
 
 
-@shared_task(name=Task.RENDER, soft_time_limit=3000, time_limit=3300)
+# Its message is answered when it ends, and RabbitMQ bears with an unanswered one for half an hour.
+@shared_task(name=Task.RENDER, soft_time_limit=1620, time_limit=1740)
 def render() -> None:
     """Drain the queue: render claimable shots until there is none left."""
     if _may_work():
@@ -111,7 +115,8 @@ def render() -> None:
 def drain() -> None:
     """Render until no shot is claimable or the worker is to stop; does nothing in a process that is at it.
 
-    Pictures that the grace period was too short for are given back without spending an attempt.
+    Pictures that the grace period was too short for are given back without spending an attempt. So are those
+    that an engine held when it broke, unless there was only one; and the process ends.
     """
     if not _draining.acquire(blocking=False):
         return
@@ -124,10 +129,24 @@ def drain() -> None:
             except (SoftTimeLimitExceeded, SystemExit):  # stopped from outside: no attempt is spent
                 claiming.release(run.owner)
                 raise
+            except EngineBroken as error:
+                _end_broken(run, error)
+                raise
             if is_stopping():
                 claiming.release(run.owner)
     finally:
         _draining.release()
+
+
+def _end_broken(run: RenderRun, error: EngineBroken) -> None:
+    """Give back what the engine held, and end this process, unless it was only stopped amid a step."""
+    if isinstance(error.__cause__, SoftTimeLimitExceeded):
+        claiming.release(run.owner)
+        raise error.__cause__
+    try:
+        run.give_up()
+    finally:
+        breakdown.end_process(error)
 
 
 def is_draining() -> bool:
@@ -231,4 +250,4 @@ def mail() -> None:
 
 def _may_work() -> bool:
     """Whether this process may touch orders. If not, the hint is dropped: the next sweep gives another."""
-    return maintenance.wait_for_boot(BOOT_PATIENCE_SECONDS) and not maintenance.problem()
+    return maintenance.wait_for_boot(BOOT_PATIENCE_SECONDS) and not workers.problem()

@@ -12,11 +12,11 @@ class Tier:
     `services.guarantee`. `redos` is how many delivered pictures a customer may have made again; see
     `services.redo`.
 
-    The last block says how its orders share the GPUs; `services.fair_queue` reads it. Between tiers that both
-    wait, work is divided by `weight`. Of a worker's slots, `reserved_share` is kept for the tier and
-    `kept_share` of them even against orders that waited longer than their own `patience_seconds`.
-    `in_flight_cap` is how many shots of one order may be in flight while another order waits. An order that
-    could not be ready within `longest_wait_seconds` is not taken; None leaves only its 24 hours.
+    The last block says how its orders share the GPUs; `services.fair_queue` reads it. Between tiers that
+    both wait, work is divided by `weight`. On top of its slots a worker has `reserved_share` as many places
+    for the tier alone. An order that waited longer than `patience_seconds` goes first. `in_flight_cap` is
+    how many shots of one order may be in flight while another order waits. An order that could not be ready
+    within `longest_wait_seconds` is not taken; None leaves only its 24 hours.
     """
 
     slug: str
@@ -33,7 +33,6 @@ class Tier:
 
     weight: int
     reserved_share: float
-    kept_share: float
     patience_seconds: int
     in_flight_cap: int
     longest_wait_seconds: int | None
@@ -73,7 +72,6 @@ TIERS: Final[dict[str, Tier]] = {
             promise="in about a minute",
             weight=2,
             reserved_share=3 / 8,  # one whole pack on a worker of eight slots
-            kept_share=1 / 4,
             patience_seconds=120,
             in_flight_cap=3,
             longest_wait_seconds=600,
@@ -92,7 +90,6 @@ TIERS: Final[dict[str, Tier]] = {
             promise="in 4 to 6 minutes",
             weight=1,
             reserved_share=0.0,
-            kept_share=0.0,
             patience_seconds=360,  # the promise
             in_flight_cap=24,
             longest_wait_seconds=None,

@@ -14,8 +14,8 @@ FETCH: Constant = "Mend: python manage.py weights fetch DIR"
 Assessor: TypeAlias = Callable[[Pixels], Face]
 """The one usable face of a portrait.
 
-Raises Refused (no_face, several_faces, face_too_small, face_too_dark, face_too_bright, face_blurred): tell
-the customer, erase the photo.
+Raises Refused (no_face, several_faces, face_too_small, face_too_dark, face_too_bright, face_blurred, and of
+the engine that measures poses face_turned): tell the customer, erase the photo.
 """
 
 
@@ -32,8 +32,9 @@ class Engine(Protocol):
         """Render what `source` gives until it gives nothing more; every request ends in one `sink` call.
 
         The exception: a request whose `cancelled(shot_id)` turned true may end without a result.
-        Errors of one shot become FailedShot; what rises from here concerns the whole engine, or is an error
-        of `source`, `sink` or `cancelled`. No call of `sink` is left open when it returns or raises.
+        Errors of one shot become FailedShot; what rises from here concerns the whole engine (EngineBroken),
+        or is an error of `source`, `sink` or `cancelled`. No call of `sink` is left open when it returns or
+        raises.
         """
 
 
@@ -58,7 +59,7 @@ def load_engine(config: EngineConfig) -> Engine:
     parts = load_parts(folder, config.device)
     if parts.is_random and not config.accepts_random_weights:
         raise Final("random_weights", f"{folder} holds random weights, which are for tests. {FETCH}")
-    return InstantIdEngine(parts, config.slots)
+    return InstantIdEngine(parts, config.slots, config.reserved_places)
 
 
 def load_assessor(config: EngineConfig) -> Assessor:

@@ -1,8 +1,8 @@
-"""What can go wrong in the pipeline, in three families; the caller acts on the class, never on the text."""
+"""What can go wrong in the pipeline, in four families; the caller acts on the class, never on the text."""
 
 
 class PipelineError(Exception):
-    """Base of the three families. `code` is stable and safe to store, log and show."""
+    """Base of the families. `code` is stable and safe to store, log and show."""
 
     def __init__(self, code: str, message: str = "") -> None:
         super().__init__(message or code)
@@ -19,3 +19,7 @@ class Retryable(PipelineError):
 
 class Final(PipelineError):
     """Trying again gives the same answer: fail the shot and tell the operator."""
+
+
+class EngineBroken(PipelineError):
+    """The engine of this process makes no picture any more: give back what it holds and end the process."""

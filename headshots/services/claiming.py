@@ -20,6 +20,8 @@ from headshots.services.queue_rows import CLOSING_TIME
 from headshots.states import WORKING_STATES, OrderState, ShotState
 
 MAX_ATTEMPTS: Final = queue_rows.MAX_ATTEMPTS
+ENGINE_BROKEN: Final = queue_rows.ENGINE_BROKEN
+UNBLAMED_CODES: Final = queue_rows.UNBLAMED_CODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class Claim:
     def seeds(self) -> tuple[int, ...]:
         """The planned seed and its spares."""
         return orders.seeds_of(self.shot.order, self.shot.style_version_id, self.shot.index)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether nothing else may be claimed beside it."""
+        return self.shot.attempts >= MAX_ATTEMPTS or self.shot.error_code in UNBLAMED_CODES
 
 
 def claimable(now: datetime) -> ShotQuerySet:
@@ -50,8 +57,11 @@ def claimable(now: datetime) -> ShotQuerySet:
 def claim(owner: str, limit: int, now: datetime, *, slots: int = 0) -> list[Claim]:
     """Up to `limit` shots, leased to `owner`; two workers never hold one. Who is next: `fair_queue.choose`.
 
-    `slots` is how many the worker has in all: some of them are reserved. With 0, none is. The shots of one
-    order come side by side, so that its photo is opened once.
+    `slots` is how many the worker has in all; it has reserved places on top of them. With 0, it has none. The
+    shots of one order come side by side, so that its photo is opened once.
+
+    A shot that must have no company, see `queue_rows`, is claimed alone, by a worker that holds nothing; one
+    that is busy claims nothing as long as such a shot is among the next. What it held before is soon done.
     """
     if not queue_rows.any_waiting(now):
         return []
@@ -62,6 +72,7 @@ def claim(owner: str, limit: int, now: datetime, *, slots: int = 0) -> list[Clai
         if not any(waiting.values()):
             waiting = queue_rows.waiting(limit, in_flight, now, skip_locked=False)
         chosen = fair_queue.choose(waiting, in_flight, limit=limit, slots=slots, now=now)
+        chosen = _without_company(chosen, is_busy=any(in_flight.here_by_tier.values()))
         lease_until = now + timedelta(seconds=settings.LEASE_SECONDS)
         won = queue_rows.lease([each.shot for each in chosen], owner, now, lease_until)
         if won:
@@ -75,6 +86,13 @@ def claim(owner: str, limit: int, now: datetime, *, slots: int = 0) -> list[Clai
         first_place.setdefault(each.order, place)
     won.sort(key=lambda shot: (first_place[shot.order_id], shot.index))
     return [Claim(shot, shot.lease_token) for shot in won]
+
+
+def _without_company(chosen: list[fair_queue.Waiting], *, is_busy: bool) -> list[fair_queue.Waiting]:
+    apart = [each for each in chosen if each.is_apart]
+    if not apart:
+        return chosen
+    return [] if is_busy else apart[:1]
 
 
 def has_claimable(now: datetime) -> bool:

@@ -9,9 +9,10 @@ The flows are the tiers, and the orders of one tier go one after the other. With
 fifty that overlap all end when the last one does; one after the other, the first is ready in half the time
 and the last no later.
 
-Around that order stand three rules. Some slots of each worker are reserved, since a slot that is taken stays
-taken for a whole picture. No order may hold more than its cap while another waits. And an order that has
-waited longer than its tier's patience goes first, whatever its place.
+Around that order stand three rules. Beside its slots each worker has reserved places, since one that is taken
+stays taken for a whole picture: a pack fills every slot, and a small order still boards at once. No order may
+hold more than its cap while another waits. And an order that has
+waited longer than its tier's patience goes first, whatever its place, but never into another's reserve.
 """
 
 import math
@@ -38,7 +39,10 @@ VIRTUAL_UNIT: Final = 1000  # whole numbers, so that every database sums and com
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A shot that may be claimed. `since` is when it could first be claimed."""
+    """A shot that may be claimed. `since` is when it could first be claimed.
+
+    One that `is_apart` is made by a worker that holds nothing else, see `claiming.claim`.
+    """
 
     shot: int
     order: uuid.UUID
@@ -46,6 +50,7 @@ class Waiting:
     work: int
     virtual_finish: int
     since: datetime
+    is_apart: bool = False
 
     @property
     def virtual_start(self) -> int:
@@ -94,10 +99,10 @@ def choose(
     slots: int,
     now: datetime,
 ) -> list[Waiting]:
-    """Which of `waiting` a worker with `limit` of its `slots` free should take, in this order.
+    """Which of `waiting` a worker of `slots` should take, in this order, with `limit` of its places free.
 
     `waiting` holds each tier's shots by virtual finish time. Fewer than `limit` come back when the rest of
-    the slots is reserved for a tier that has nothing waiting.
+    the places is reserved for a tier that has nothing waiting.
     """
     lanes = {tier: deque(shots) for tier, shots in waiting.items() if shots}
     passed_over: dict[str, deque[Waiting]] = {tier: deque() for tier in lanes}
@@ -151,25 +156,27 @@ def _pass_over_capped(
 def _first(
     lanes: Mapping[str, deque[Waiting]], here: Mapping[str, int], room: int, slots: int, now: datetime
 ) -> Waiting | None:
-    heads = [
-        lane[0] for tier, lane in lanes.items() if lane and room > _reserved(tier, lane[0], here, slots, now)
-    ]
+    heads = [lane[0] for tier, lane in lanes.items() if lane and room > _reserved(tier, here, slots)]
     return min(heads, key=lambda head: _rank(head, now), default=None)
 
 
-def _reserved(tier: str, head: Waiting, here: Mapping[str, int], slots: int, now: datetime) -> int:
-    """Slots that `head` must leave free, for the tiers that have some reserved and do not hold them."""
-    is_late = head.late_at <= now
+def _reserved(tier: str, here: Mapping[str, int], slots: int) -> int:
+    """Places that a tier must leave free, for those that have some reserved and do not hold them."""
     return sum(
-        max(0, reserve(other.kept_share if is_late else other.reserved_share, slots) - here.get(slug, 0))
+        max(0, reserve(other.reserved_share, slots) - here.get(slug, 0))
         for slug, other in TIERS.items()
         if slug != tier
     )
 
 
 def reserve(share: float, slots: int) -> int:
-    """How many of a worker's slots a share of them is: rounded up, but one is always left for the others."""
-    return min(math.ceil(share * slots), max(slots - 1, 0))
+    """How many places beside a worker's slots a share of them is, rounded up."""
+    return math.ceil(share * slots)
+
+
+def reserved_places(slots: int) -> int:
+    """How many places a worker has on top of its slots: those that any tier has reserved."""
+    return sum(reserve(tier.reserved_share, slots) for tier in TIERS.values())
 
 
 def _rank(head: Waiting, now: datetime) -> tuple[int, float]:

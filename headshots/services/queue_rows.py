@@ -22,6 +22,9 @@ from headshots.states import ORDER_MOVES, SHOT_MOVES, WORKING_STATES, OrderState
 from headshots.tiers import TIERS
 
 MAX_ATTEMPTS: Final = 3
+# What a shot came back with when nobody could say whether it was its own fault or that of one beside it.
+ENGINE_BROKEN: Final = "engine_broken"
+UNBLAMED_CODES: Final = (ENGINE_BROKEN, "out_of_memory")
 CLOSING_TIME: Final = timedelta(minutes=2)  # nothing new is started this shortly before an order's deadline
 
 _WORKING: Final = ", ".join(f"'{state}'" for state in WORKING_STATES)
@@ -37,6 +40,11 @@ _TIER: Final = f"""
 _QUEUED: Final = f"""
     FROM headshots_shot s
     WHERE s.virtual_finish IS NOT NULL AND s.attempts < {MAX_ATTEMPTS} AND s.not_before <= %(now)s"""
+
+# Made with nothing beside it: after something that nobody could be blamed for, and at its last attempt, so
+# that one which kills its worker is given up for deaths of its own, and who was beside it is not.
+_IS_APART: Final = f"""
+    CASE WHEN s.attempts >= {MAX_ATTEMPTS - 1} OR s.error_code IN {UNBLAMED_CODES} THEN 1 ELSE 0 END"""
 
 _ANY: Final = "SELECT " + " OR ".join(
     f"EXISTS (SELECT 1 {_QUEUED} AND {free} AND {_TIER} IS NOT NULL)" for free in _FREE.values()
@@ -170,14 +178,15 @@ def _heads(lanes: Sequence[_Lane], limit: int, now: datetime, *, skip_locked: bo
         without = f"AND s.order_id NOT IN ({_placeholders(names)})" if names else ""
         parts.append(
             f"""SELECT * FROM (
-            SELECT {number} AS lane, s.id, s.order_id, s.work, s.virtual_finish, s.not_before {_QUEUED}
+            SELECT {number} AS lane, s.id, s.order_id, s.work, s.virtual_finish, s.not_before, {_IS_APART}
+            {_QUEUED}
             AND {_FREE[lane.state]} AND {_TIER} = '{lane.tier}' {without}
             ORDER BY s.virtual_finish LIMIT %(limit)s {_lock(skip_locked)}) AS lane{number}"""
         )
     heads: list[list[Waiting]] = [[] for _ in lanes]
     with connection.cursor() as cursor:
         cursor.execute(" UNION ALL ".join(parts), _adapted(parameters))
-        for number, shot, order, work, virtual_finish, since in cursor.fetchall():
+        for number, shot, order, work, virtual_finish, since, is_apart in cursor.fetchall():
             heads[number].append(
                 Waiting(
                     shot=shot,
@@ -186,6 +195,7 @@ def _heads(lanes: Sequence[_Lane], limit: int, now: datetime, *, skip_locked: bo
                     work=work,
                     virtual_finish=virtual_finish,
                     since=_time(since),
+                    is_apart=bool(is_apart),
                 )
             )
     return heads

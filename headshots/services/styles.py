@@ -24,6 +24,7 @@ FAILING_WINDOW: Final = timedelta(minutes=10)
 FAILING_LEAST_SHOTS: Final = 10
 FAILING_LEAST_ORDERS: Final = 2
 FAILING_SHARE: Final = 0.2
+NO_FAULT_OF_A_STYLE: Final = ("worker_lost", "engine_broken", "out_of_memory", "deadline", "selfie_deleted")
 
 
 def published(tier: Tier) -> list[Style]:
@@ -134,7 +135,8 @@ def switch_off_failing(now: datetime) -> list[str]:
     """Take the styles that fail too often out of the choice; their slugs. Running orders are not touched.
 
     Counted are the shots of the current version since it was last published, so a style that staff switch on
-    again begins anew. Shots whose worker was lost, or whose time was over, count for nothing.
+    again begins anew. Shots whose worker was lost or its device failed, or whose time was over, count for
+    nothing.
     """
     finished = Shot.objects.filter(
         state__in=(*MADE_STATES, ShotState.FAILED),
@@ -142,7 +144,7 @@ def switch_off_failing(now: datetime) -> list[str]:
         finished_at__lte=now,
         style_version=F("style_version__style__current"),
         style_version__style__status=Style.Status.PUBLISHED,
-    ).exclude(error_code__in=("worker_lost", "deadline", "selfie_deleted"))
+    ).exclude(error_code__in=NO_FAULT_OF_A_STYLE)
     counts = (
         finished.filter(
             Q(style_version__style__published_at=None)

@@ -12,16 +12,18 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from typing import Final as Constant
 
 import torch
 
-from pipelines.errors import Final, Retryable
-from pipelines.failures import failed_shot
+from pipelines.errors import EngineBroken, Final, Retryable
+from pipelines.failures import OUT_OF_MEMORY, failed_shot, is_out_of_memory
 from pipelines.finish import finish
 from pipelines.instantid.denoise import denoise_step
 from pipelines.instantid.loading import Parts
+from pipelines.instantid.memory import Memory
 from pipelines.instantid.quality import assess_headshot
 from pipelines.instantid.samples import Sample, require_finite
 from pipelines.instantid.shots import Person, Prompts, begin, make_person
@@ -81,11 +83,11 @@ class InstantIdEngine:
 
     name = "instantid"
 
-    def __init__(self, parts: Parts, slots: int) -> None:
-        """`slots` is how many shots may be in flight at once."""
+    def __init__(self, parts: Parts, slots: int, reserved_places: int = 0) -> None:
+        """`slots` is how many shots one forward takes; with the `reserved_places`, how many are in flight."""
         self.parts = parts
-        self._slots = slots
-        self._forward_limit = slots  # shots in one forward; halved when memory ran out
+        self._places = slots + reserved_places
+        self._memory = Memory(slots)
         self._prompts = Prompts(parts)
 
     @property
@@ -102,8 +104,8 @@ class InstantIdEngine:
         with ThreadPoolExecutor(FINISHERS, thread_name_prefix="finish") as finishers:
             while True:
                 flights = [flight for flight in flights if not cancelled(flight.request.shot_id)]
-                if len(flights) < self._slots:
-                    flights += self._boarded(source(self._slots - len(flights)), people, sink)
+                if len(flights) < self._places:
+                    flights += self._boarded(source(self._places - len(flights)), people, sink)
                 _forget_idle(people, flights)
                 if flights:
                     moving, flights = turns.split(flights, lambda flight: flight.request.is_urgent)
@@ -122,7 +124,7 @@ class InstantIdEngine:
                 else:
                     return
                 # A whole batch may arrive in one step; no more of them than that lie in memory.
-                while deliveries and (deliveries[0].done() or len(deliveries) > self._slots):
+                while deliveries and (deliveries[0].done() or len(deliveries) > self._places):
                     deliveries.popleft().result()
 
     def _boarded(
@@ -131,14 +133,15 @@ class InstantIdEngine:
         boarded = []
         for request in requests:
             try:
-                if request.identity not in people:
-                    people[request.identity] = make_person(
-                        self.parts, request.portrait, request.further_portraits
-                    )
-                boarded.append(self._flight(request, people[request.identity], 0, time.perf_counter()))
+                boarded.append(self._memory.twice(partial(self._begun, request, people)))
             except Exception as error:  # of this shot alone
                 sink(failed_shot(request.shot_id, error))
         return boarded
+
+    def _begun(self, request: ShotRequest, people: dict[str, Person]) -> _Flight:
+        if request.identity not in people:
+            people[request.identity] = make_person(self.parts, request.portrait, request.further_portraits)
+        return self._flight(request, people[request.identity], 0, time.perf_counter())
 
     def _flight(self, request: ShotRequest, person: Person, attempt: int, started: float) -> _Flight:
         begun = begin(self.parts, self._prompts, person, request, request.seeds[attempt])
@@ -154,35 +157,44 @@ class InstantIdEngine:
     def _stepped(self, flights: Sequence[_Flight], sink: Sink) -> tuple[list[_Flight], list[_Flight]]:
         """Every flight one step further: those still under way, and those that arrived.
 
-        When memory runs out the forward is split in halves, from then on for good. A single shot that does
-        not fit goes back to the queue.
+        When memory runs out the forward is split in halves, see `Memory`. A single shot that does not fit
+        goes back to the queue. Raises EngineBroken for any other error: it is that of all in the forward.
         """
         moved: list[_Flight] = []
         waiting = list(flights)
         while waiting:
-            some = waiting[: self._forward_limit]
-            try:
-                samples = denoise_step(self.parts.models, [flight.sample for flight in some])
-            except torch.OutOfMemoryError:
-                samples = None
+            some = waiting[: self._memory.limit]
+            samples = self._denoised(some)
             if samples is not None:
                 moved += [replace(f, sample=sample) for f, sample in zip(some, samples, strict=True)]
                 waiting = waiting[len(some) :]
-            elif len(some) > 1:
-                self._forward_limit = len(some) // 2
-                _log.warning("out of memory with %d shots, going on with %d", len(some), self._forward_limit)
-            else:
-                error = Retryable("out_of_memory", "not even a single shot fits into memory")
+                self._memory.fitted()
+                continue
+            self._memory.ran_out(len(some))
+            if len(some) == 1:
+                error = Retryable(OUT_OF_MEMORY, "not even a single shot fits into memory")
                 sink(failed_shot(some[0].request.shot_id, error))
                 waiting = waiting[1:]
         under_way = [flight for flight in moved if not flight.sample.is_done]
         return under_way, [flight for flight in moved if flight.sample.is_done]
 
+    def _denoised(self, flights: Sequence[_Flight]) -> list[Sample] | None:
+        """The samples one step further; None where memory ran out."""
+        try:
+            return denoise_step(self.parts.models, [flight.sample for flight in flights])
+        except Exception as error:
+            if is_out_of_memory(error):
+                return None
+            raise EngineBroken(
+                "engine_broken", f"a step of {len(flights)} shots failed: {type(error).__name__}"
+            ) from error
+
     def _arrival(self, flight: _Flight) -> "_Flight | _Landed | FailedShot":
         """What comes after the last step: finishing, the next seed, or the end."""
         try:
             try:
-                native = decode(self.parts.vae, require_finite(flight.sample).latents)
+                latents = require_finite(flight.sample).latents
+                native = self._memory.twice(partial(decode, self.parts.vae, latents))
                 if flight.request.start is not None:
                     native = blend(flight.request.start, native, flight.remade)
                 report = self._judged(native, flight.person)

@@ -1,11 +1,10 @@
 """python -m tests.bench.overlap: does the device ever wait for the rest of the service?
 
 The real loop, claims, finishing, sealing and commits, on SQLite and a disk, over a device that only takes
-time: it sleeps for as long as an H200 is busy at half of its measured 790 TFLOP/s. Four sections:
+time: it sleeps for as long as an H200 is busy at half of its measured 790 TFLOP/s. Three sections:
 
 overlap     wall over device time while a pack is rendered, and the device's idle share until its last step
 scheduling  what the loop does between two steps of a full batch in which no picture came or went
-fill        of the places in the batch for which there was work, the share that was used, at 60 to 80 % load
 finishing   4K pictures a second of one core, from pixels to sealed bytes, against Pillow + Fernet and against
             libjpeg-turbo alone
 
@@ -39,14 +38,13 @@ compat.install()
 
 from pipelines.instantid import engine as loop  # noqa: E402
 from pipelines.presets import HEIGHT, WIDTH  # noqa: E402
-from pipelines.styles import BUILTIN  # noqa: E402
 from pipelines.types import FailedShot, FinishedShot, OutputSpec, Pixels, QualityReport, ShotRequest  # noqa: E402
+from tests.paying import pay  # noqa: E402
 
 TARGETS: Final = {
     "wall_over_device": 1.05,
     "idle_share": 0.02,
     "scheduling_milliseconds_per_step": 1.0,
-    "fill": 0.9,
     "finishing_over_libjpeg": 0.6,
 }
 SLOTS: Final = 8
@@ -222,47 +220,6 @@ def _pauses_of_full_batches(device: Device) -> list[tuple[float, float]]:
     ]
 
 
-def measure_fill(device: Device, steps: int, orders: int, load: float) -> dict[str, float]:
-    """Packs of three that come by chance at `load` of what the device can do, straight into the loop."""
-    gaps = np.random.default_rng(1).exponential(3 * steps * device.costs.step / load, orders)
-    arrivals, began = np.repeat(np.cumsum(gaps), 3), time.perf_counter()
-    taken, done, used, wanted = 0, 0, 0, 0
-
-    def source(free_slots: int) -> list[ShotRequest]:
-        nonlocal taken
-        if taken == done and taken < len(arrivals):  # idle: the worker's next look would find it
-            time.sleep(max(0.0, arrivals[taken] - (time.perf_counter() - began)))
-        come = int((arrivals <= time.perf_counter() - began).sum())
-        first, taken = taken, min(come, taken + free_slots)
-        return [_request(str(number)) for number in range(first, taken)]
-
-    def step(models: Any, samples: Sequence[Shot]) -> list[Shot]:
-        nonlocal used, wanted
-        come = int((arrivals <= time.perf_counter() - began).sum())
-        used += len(samples)
-        wanted += max(len(samples), min(SLOTS, len(samples) + come - taken))
-        return Device.step(device, models, samples)
-
-    def sink(result: FinishedShot | FailedShot) -> None:
-        nonlocal done
-        done += 1
-
-    with engine_over(device, steps) as engine, mock.patch.object(loop, "denoise_step", step):
-        engine.run(source, sink, lambda shot_id: False)
-    return {"load": load, "pictures": done, "fill": used / wanted, "mean_batch": used / len(device.calls)}
-
-
-def _request(shot_id: str) -> ShotRequest:
-    return ShotRequest(
-        shot_id=shot_id,
-        identity="one",
-        portrait=np.zeros((1, 1, 3), np.uint8),
-        preset=BUILTIN[0].preset,
-        seeds=(1,),
-        output=OutputSpec(long_edge=64, is_watermarked=False),
-    )
-
-
 def measure_finishing(large: Pixels, turns: int) -> dict[str, float]:
     """Pictures for each second of processor time of one thread, the best of `turns`."""
     from io import BytesIO
@@ -317,16 +274,12 @@ def _processor_seconds(call: Callable[[], None], turns: int) -> float:
 # --- the run ------------------------------------------------------------------------------------------------
 
 
-def measure(*, scale: float, steps: int, orders: int, turns: int, large_edge: int) -> dict[str, Any]:
+def measure(*, scale: float, steps: int, turns: int, large_edge: int) -> dict[str, Any]:
     """All sections. Django is set up and its orders are placed; `scale` makes the device faster."""
     picture, large = photo(), photo(round(WIDTH * large_edge / HEIGHT), large_edge)
     costs = H200.scaled(scale)
     return {
         "overlap": measure_overlap(Device(costs, picture, large), steps),
-        "fill": [
-            measure_fill(Device(replace(costs, step=0.002), picture, large), 20, orders, load)
-            for load in (0.6, 0.8)
-        ],
         "finishing": measure_finishing(large, turns),
     }
 
@@ -343,14 +296,14 @@ def main() -> None:
 
     django.setup()
     place_pack(16 if options.quick else 48)
-    scale, steps, orders = (0.2, 10, 20) if options.quick else (1.0, STEPS, 120)
+    scale, steps = (0.2, 10) if options.quick else (1.0, STEPS)
     result = {
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
         "targets": TARGETS,
-        **measure(scale=scale, steps=steps, orders=orders, turns=7, large_edge=3840),
+        **measure(scale=scale, steps=steps, turns=7, large_edge=3840),
     }
     text = json.dumps(result, indent=1, default=float)
     if not options.quick:
@@ -364,7 +317,7 @@ def place_pack(headshots: int) -> None:
 
     from headshots import tiers
     from headshots.models import Order
-    from headshots.services import clock, orders, payments
+    from headshots.services import clock, orders
     from headshots.services.consent import Consent
     from pipelines.sample import sample_selfie
 
@@ -380,7 +333,7 @@ def place_pack(headshots: int) -> None:
         now=clock.now(),
     )
     orders.accept(placed.order, clock.now())
-    payments.confirm_test_payment(Order.objects.get(), clock.now())
+    pay(Order.objects.get(), clock.now())
 
 
 if __name__ == "__main__":

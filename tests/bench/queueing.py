@@ -1,11 +1,13 @@
 """python -m tests.bench.queueing: how long orders wait on one GPU, under our order and under two others.
 
 A simulation by denoising steps: Poisson arrivals, one premium pack of 50 and its spares for nine free packs
-of 3, one worker of eight slots whose shots join at any step. Ours runs on the functions that the database's
-claims run on (`services.fair_queue`), and steps are shared as the engine shares them (`pipelines.turns`). The
-same arrivals are served first come first served, and premium first. Printed are the times from arrival to
-the last picture, as 95th percentiles averaged over several days, and their ratios to first come first served,
-all from one run. The JSON is kept beside this file.
+of 3, one worker of eight slots (ours has its reserved places besides) whose shots join at any step. Ours
+runs on the functions that the database's claims run on (`services.fair_queue`), and steps are shared as the
+engine shares them (`pipelines.turns`). The same arrivals are served first come first served, and premium
+first. Printed are the times from arrival to the last picture, as 95th percentiles averaged over several
+days, and their ratios to first come first served, all from one run; and how full our batches are: of the
+slots for which there was work, the share that was used, in all steps and in those that no small order made
+alone. The JSON is kept beside this file.
 
 The speeds are a model, and the ratios hardly depend on it: a step of n shots takes FIXED + n x PER_SHOT
 seconds. With these numbers a batch of 8 takes 1.49 s a picture, half of what an H200's bf16 arithmetic
@@ -14,6 +16,7 @@ allows, and a single one 24 % more than that.
 
 import argparse
 import json
+import math
 import random
 import sys
 import time
@@ -24,6 +27,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from statistics import mean
 from typing import Final
 
 from headshots.services import fair_queue
@@ -39,7 +43,7 @@ ARRIVAL_SECONDS: Final = {"free": 0.04, "premium": 0.165}  # decoding, and enlar
 PREMIUM_SHARE: Final = 0.1  # of the orders
 HOURS: Final = 6
 SEEDS: Final = range(1, 9)
-LOADS: Final = (0.5, 0.7, 0.85)
+LOADS: Final = (0.5, 0.6, 0.7, 0.85)
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -63,11 +67,25 @@ class _Flight:
 
 
 @dataclass(slots=True)
-class _Worker:
+class Fill:
+    """Slots that were used, and that could have been: by who was aboard, and who waited."""
+
+    used: int = 0
+    wanted: int = 0
+
+    @property
+    def share(self) -> float:
+        return self.used / self.wanted
+
+
+@dataclass(slots=True)
+class Worker:
     """One GPU and its queue; `pick` says which waiting shots go next."""
 
-    pick: "Callable[[_Worker, int], list[Waiting]]"
+    pick: "Callable[[Worker, int], list[Waiting]]"
     turns: Turns = field(default_factory=Turns)
+    fill: Fill = field(default_factory=Fill)
+    fill_together: Fill = field(default_factory=Fill)
     now: float = 0.0
     clock: int = 0
     shots_made: int = 0
@@ -101,8 +119,9 @@ class _Worker:
             self.last_finish[pack.tier] = start + offset
 
     def board(self) -> None:
-        """Fill the free slots, as `claiming.claim` does."""
-        free = SLOTS - len(self.flights)
+        """Fill the free places, as `claiming.claim` does."""
+        reserved = fair_queue.reserved_places(SLOTS) if self.pick is ours else 0
+        free = SLOTS + reserved - len(self.flights)
         chosen = self.pick(self, free) if free and any(self.lanes.values()) else []
         self.clock = max(self.clock, fair_queue.clock_after(self.lanes, chosen))
         for shot in chosen:
@@ -111,8 +130,15 @@ class _Worker:
 
     def step(self) -> list[_Pack]:
         """One denoising step of those whose turn it is; the orders that are ready after it."""
-        moving, _ = self.turns.split(self.flights, lambda one: self.pick is ours and _is_urgent(one))
-        self.now += FIXED_SECONDS + SECONDS_PER_SHOT * len(moving)
+        moving, passed = self.turns.split(
+            self.flights, lambda one: self.pick is ours and is_urgent(one.pack.tier)
+        )
+        forwards = math.ceil(len(moving) / SLOTS)
+        could = len(self.flights) + sum(map(len, self.lanes.values()))
+        for fill in (self.fill,) if passed else (self.fill, self.fill_together):
+            fill.used += len(moving)
+            fill.wanted += max(len(moving), min(SLOTS * forwards, could))
+        self.now += FIXED_SECONDS * forwards + SECONDS_PER_SHOT * len(moving)
         for pack in self.packs.values():
             pack.steps += 1
         for flight in moving:
@@ -128,12 +154,12 @@ class _Worker:
         return ready
 
 
-def _is_urgent(flight: _Flight) -> bool:
+def is_urgent(tier: str) -> bool:
     """As `RenderRun` tells the engine."""
-    return TIERS[flight.pack.tier].reserved_share > 0
+    return TIERS[tier].reserved_share > 0
 
 
-def ours(worker: _Worker, free: int) -> list[Waiting]:
+def ours(worker: Worker, free: int) -> list[Waiting]:
     """What `claiming.claim` would take."""
     held = [flight.pack for flight in worker.flights]
     in_flight = InFlight(
@@ -144,13 +170,13 @@ def ours(worker: _Worker, free: int) -> list[Waiting]:
     return fair_queue.choose(heads, in_flight, limit=free, slots=SLOTS, now=worker.time)
 
 
-def first_come(worker: _Worker, free: int) -> list[Waiting]:
+def first_come(worker: Worker, free: int) -> list[Waiting]:
     """First come, first served."""
     heads = [shot for lane in worker.lanes.values() for shot in islice(lane, free)]
     return sorted(heads, key=lambda shot: (shot.since, shot.shot))[:free]
 
 
-def premium_first(worker: _Worker, free: int) -> list[Waiting]:
+def premium_first(worker: Worker, free: int) -> list[Waiting]:
     """Whoever pays goes first."""
     return [*islice(worker.lanes["premium"], free), *islice(worker.lanes["free"], free)][:free]
 
@@ -170,9 +196,8 @@ def arrivals(load: float, hours: float, seed: int) -> Iterator[_Pack]:
         yield _Pack(uuid.UUID(int=rng.getrandbits(128)), tier, at, TIERS[tier].planned)
 
 
-def simulate(pick: Callable[[_Worker, int], list[Waiting]], packs: Sequence[_Pack]) -> list[_Pack]:
-    """Serve all of `packs`; the same ones, in the order they were ready."""
-    worker = _Worker(pick)
+def simulate(worker: Worker, packs: Sequence[_Pack]) -> list[_Pack]:
+    """Let `worker` serve all of `packs`; the same ones, in the order they were ready."""
     coming = deque(packs)
     ready: list[_Pack] = []
     while coming or worker.packs:
@@ -191,16 +216,16 @@ def p95(ready: Sequence[_Pack], tier: str) -> float:
     return seconds[int(0.95 * len(seconds))]
 
 
-def beside_a_pack(pick: Callable[[_Worker, int], list[Waiting]], *, every: int = 1) -> tuple[float, float]:
+def beside_a_pack(pick: Callable[[Worker, int], list[Waiting]], *, every: int = 1) -> tuple[float, float]:
     """A free order beside a running premium pack, against one alone: the worst ratio in steps, in seconds.
 
     It is placed at one of `every` steps, from the pack's first to its last tenth.
     """
-    (alone,) = simulate(pick, [_new("free", 0.0)])
-    pack_steps = simulate(pick, [_new("premium", 0.0)])[0].steps
+    (alone,) = simulate(Worker(pick), [_new("free", 0.0)])
+    pack_steps = simulate(Worker(pick), [_new("premium", 0.0)])[0].steps
     steps_ratio = seconds_ratio = 0.0
     for moment in range(1, int(0.9 * pack_steps), every):
-        worker = _Worker(pick)
+        worker = Worker(pick)
         worker.enter(_new("premium", 0.0))
         for _ in range(moment):
             worker.board()
@@ -225,9 +250,15 @@ def measure(hours: float, seeds: Sequence[int]) -> dict[str, object]:
     for load in LOADS:
         times = {name: dict.fromkeys(TIERS, 0.0) for name in POLICIES}
         for name, pick in POLICIES.items():
-            days = [simulate(pick, list(arrivals(load, hours, seed))) for seed in seeds]
+            workers = [Worker(pick) for _ in seeds]
+            days = [
+                simulate(worker, list(arrivals(load, hours, seed)))
+                for worker, seed in zip(workers, seeds, strict=True)
+            ]
             for tier in TIERS:
                 times[name][tier] = sum(p95(day, tier) for day in days) / len(days)
+            fills = [mean(worker.fill.share for worker in workers)]
+            fills.append(mean(worker.fill_together.share for worker in workers))
         base, mine = times["first_come"], times["ours"]
         loads[f"{load:.0%}"] = {
             "p95_seconds": {
@@ -235,6 +266,8 @@ def measure(hours: float, seeds: Sequence[int]) -> dict[str, object]:
             },
             "free_times_faster_than_first_come": round(base["free"] / mine["free"], 2),
             "premium_ratio_to_first_come": round(mine["premium"] / base["premium"], 3),
+            "batch_fill": round(fills[0], 3),
+            "batch_fill_but_for_steps_of_small_orders_alone": round(fills[1], 3),
             "premium_first_free_ratio_to_first_come": round(times["premium_first"]["free"] / base["free"], 2),
         }
     beside = {name: beside_a_pack(pick) for name, pick in POLICIES.items()}

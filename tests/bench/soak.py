@@ -1,10 +1,11 @@
 """python -m tests.bench.soak: two hours of a busy service in a few minutes.
 
-Orders come by chance, in the mix and at the load that tests/bench/queueing.py simulates. Everything they go
+Orders come by chance, in the mix and as often as tests/bench/queueing.py simulates for a load in which every
+spare is made. Here every picture passes, so no spare is, and the load is lower: it is printed. What they go
 through is the real one, on SQLite and a disk: placing, payment, queue, claims, sealing, commits, delivery to
-the customer, deletion, sweep and purge. Two things are not: the clock, which jumps to the next event, and the
-device, which only takes that clock's time, as much as an H200 would at half of its arithmetic. Pictures are
-tiny.
+the customer, deletion, sweep and purge. These are not: the clock, which jumps to the next event; the device,
+which only takes that clock's time, as much as an H200 would at half of its arithmetic; the worker, one loop
+in this process, without Celery, engine, or leases that run out; and the assessment. Pictures are tiny.
 
 Printed are the seconds from upload to the last picture of free and premium orders (by the service's clock),
 pictures an hour, the processor time that a picture costs besides its rendering, and how memory and database
@@ -14,6 +15,7 @@ order. Checked is that every order got what it paid for. The JSON is kept beside
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -26,7 +28,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.bench.queueing import ARRIVAL_SECONDS, FIXED_SECONDS, SECONDS_PER_SHOT, SLOTS, STEPS, arrivals
+from headshots.tiers import TIERS
+from pipelines.turns import Turns
+from tests.bench.queueing import (
+    ARRIVAL_SECONDS,
+    FIXED_SECONDS,
+    SECONDS_PER_SHOT,
+    SLOTS,
+    STEPS,
+    arrivals,
+    is_urgent,
+)
 
 if TYPE_CHECKING:  # Django is set up in `main`
     from headshots.services.claiming import Claim
@@ -48,6 +60,7 @@ class World:
     began: datetime
     seconds: float = 0.0
     flights: "list[Flight]" = field(default_factory=list)
+    turns: Turns = field(default_factory=Turns)
     dry_until: float = 0.0
     busy_seconds: float = 0.0
     placed: dict[Any, tuple[str, float]] = field(default_factory=dict)
@@ -78,6 +91,7 @@ def soak(hours: float, load: float) -> dict[str, Any]:
     clock.system_time = lambda: world.now
     clock._ticks = lambda: world.seconds
     coming = deque(arrivals(load, hours, SEED))
+    offered_seconds = sum(_device_seconds(pack.tier) for pack in coming)
     samples: list[dict[str, float]] = []
     rounds = {"purge": 0.0, "sweep": 0.0}
     started, cpu_started = time.perf_counter(), time.process_time()
@@ -97,7 +111,8 @@ def soak(hours: float, load: float) -> dict[str, Any]:
     _check(world)
     return {
         "hours": round(world.seconds / 3600, 3),
-        "load": load,
+        "load": offered_seconds / (hours * 3600),
+        "load_if_all_spares_were_made": load,
         "orders": len(world.placed),
         "pictures": world.pictures,
         "pictures_per_hour": world.pictures / world.seconds * 3600,
@@ -117,26 +132,33 @@ def soak(hours: float, load: float) -> dict[str, Any]:
     }
 
 
+def _device_seconds(tier: str) -> float:
+    """What an order's pictures take of a device with full batches."""
+    each = STEPS * (FIXED_SECONDS / SLOTS + SECONDS_PER_SHOT) + ARRIVAL_SECONDS[tier]
+    return TIERS[tier].headshots * each
+
+
 def _place(world: World, tier: str, arrived: float) -> None:
     from headshots.models import Order
-    from headshots.services import orders, payments
+    from headshots.services import orders
     from tests.e2e.small_service import AGREED, photo
+    from tests.paying import pay
 
     placed = orders.place(
         raw=photo(), tier_slug=tier, style_slugs=(), agreed=AGREED, upload_id=None, now=world.now
     )
     orders.accept(placed.order, world.now)
     if placed.order.price_cents:
-        payments.confirm_test_payment(Order.objects.get(pk=placed.order.pk), world.now)
+        pay(Order.objects.get(pk=placed.order.pk), world.now)
     world.placed[placed.order.pk] = (tier, arrived)
     world.dry_until = 0.0  # a hint wakes the worker
 
 
 def _board(world: World) -> None:
     """Claim what fits, as `RenderRun.source` does."""
-    from headshots.services import claiming
+    from headshots.services import claiming, fair_queue
 
-    free = SLOTS - len(world.flights)
+    free = SLOTS + fair_queue.reserved_places(SLOTS) - len(world.flights)
     if not free or world.seconds < world.dry_until:
         return
     claims = claiming.claim("soak:1:1", free, world.now, slots=SLOTS)
@@ -147,9 +169,10 @@ def _board(world: World) -> None:
 
 
 def _step(world: World) -> None:
-    """One denoising step of all in flight; what is done is decoded, and committed beside the next steps."""
-    spent = FIXED_SECONDS + SECONDS_PER_SHOT * len(world.flights)
-    for flight in world.flights:
+    """One denoising step of those whose turn it is; what is done is committed beside the next steps."""
+    moving, _ = world.turns.split(world.flights, lambda flight: is_urgent(flight.claim.shot.order.tier))
+    spent = FIXED_SECONDS * math.ceil(len(moving) / SLOTS) + SECONDS_PER_SHOT * len(moving)
+    for flight in moving:
         flight.steps_left -= 1
     done = [flight for flight in world.flights if not flight.steps_left]
     spent += sum(ARRIVAL_SECONDS[flight.claim.shot.order.tier] for flight in done)
@@ -210,7 +233,6 @@ def _check(world: World) -> None:
     from headshots import tasks
     from headshots.models import Order, Refund, StoredObject
     from headshots.services import objects
-    from headshots.tiers import TIERS
 
     world.seconds += 2 * PURGE_SECONDS
     tasks.purge_due()
@@ -252,7 +274,7 @@ def main() -> None:
     """Run, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=HOURS)
-    parser.add_argument("--load", type=float, default=LOAD)
+    parser.add_argument("--load", type=float, default=LOAD, help="as if all spares were made")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headshots-soak-") as folder:
         os.environ |= {"HEADSHOTS_DATA": folder, "DATABASE_URL": "", "PURGE_SETTLE_SECONDS": "2"}

@@ -10,8 +10,7 @@ from django.utils import timezone
 from headshots.models import Shot
 from headshots.services import orders
 from headshots.services.orders import Placed
-from tests.bench import overlap
-from tests.bench.overlap import Costs, Device, measure_fill, measure_finishing, measure_overlap
+from tests.bench.overlap import Costs, Device, measure_finishing, measure_overlap
 
 FAST = Costs(step=0.001, decode=0.001, enlarge=0.001)
 
@@ -31,13 +30,6 @@ def test_a_pack_is_delivered_by_threads_beside_the_steps(place: Callable[..., Pl
     assert found["delivering_threads"] >= 1
     assert found["wall_over_device"] >= 1
     assert set(Shot.objects.values_list("state", flat=True)) == {"done"}
-
-
-def test_places_with_work_for_them_are_used() -> None:
-    found = measure_fill(device(), steps=3, orders=4, load=0.6)
-
-    assert found["pictures"] == 12
-    assert found["fill"] >= overlap.TARGETS["fill"]
 
 
 def test_finishing_is_measured_against_both_peers() -> None:

@@ -6,8 +6,9 @@ from datetime import datetime
 import pytest
 
 from headshots.models import Order
-from headshots.services import orders, payments, uploads
+from headshots.services import orders, uploads
 from headshots.services.orders import Placed
+from tests.paying import pay
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def start(place: Callable[..., Placed], now: datetime) -> Callable[..., Order]:
         order = place(tier_slug=tier).order
         orders.accept(order, at)
         if order.price_cents:
-            payments.confirm_test_payment(Order.objects.get(pk=order.pk), at)
+            pay(Order.objects.get(pk=order.pk), at)
         return Order.objects.get(pk=order.pk)
 
     return start_one

@@ -42,33 +42,33 @@ def test_a_tier_that_was_idle_has_saved_nothing_up() -> None:
     assert Counter(tiers_of(queue.take(30))) == {"f": 20, "p": 10}
 
 
-@pytest.mark.parametrize(("slots", "reserved"), [(1, 0), (2, 1), (4, 2), (8, 3), (16, 6)])
-def test_a_pack_leaves_the_reserved_slots_free(slots: int, reserved: int) -> None:
+@pytest.mark.parametrize(("slots", "reserved"), [(1, 1), (2, 1), (4, 2), (8, 3), (16, 6)])
+def test_a_pack_fills_every_slot_and_leaves_the_reserved_places_free(slots: int, reserved: int) -> None:
     queue = Queue()
     queue.enter("premium")
+    assert fair_queue.reserved_places(slots) == reserved
 
-    assert len(queue.take(slots, slots)) == slots - reserved
+    assert len(queue.take(slots + reserved, slots)) == slots
     assert queue.take(reserved, slots) == []
     queue.enter("free")
     assert tiers_of(queue.take(reserved, slots)) == "f" * min(reserved, 3)
 
 
-def test_free_orders_may_take_every_slot_when_nobody_else_waits() -> None:
+def test_free_orders_may_take_every_place_when_nobody_else_waits() -> None:
     queue = Queue()
-    for _ in range(3):
+    for _ in range(4):
         queue.enter("free")
 
-    assert tiers_of(queue.take(8, 8)) == "f" * 8
+    assert tiers_of(queue.take(11, 8)) == "f" * 11
 
 
-def test_an_order_past_its_patience_goes_first_and_into_part_of_the_reserve() -> None:
+def test_an_order_past_its_patience_goes_first_but_not_into_the_reserve() -> None:
     queue = Queue()
     queue.enter("premium")
     queue.now += PREMIUM.patience_seconds * SECOND
     queue.enter("free")
-    queue.lanes["free"] *= 4
 
-    assert tiers_of(queue.take(8, 8)) == "p" * 6 + "f" * 2
+    assert tiers_of(queue.take(11, 8)) == "p" * 8 + "f" * 3
 
 
 def test_of_two_late_orders_the_one_that_is_later_goes_first() -> None:
@@ -128,10 +128,11 @@ def test_no_order_starves(
 ) -> None:
     """Everything there is gets made, while newcomers of the other tier arrive without end."""
     queue = Queue()
+    places = slots + fair_queue.reserved_places(slots)
     wanted = {queue.enter(*entry) for entry in first}
     rounds = 0
     while any(each.order in wanted for lane in queue.lanes.values() for each in lane):
-        queue.take(slots, slots)
+        queue.take(places, slots)
         queue.in_flight.clear()
         queue.now += 5 * SECOND
         tier, count, work = second[rounds % len(second)]
@@ -175,14 +176,14 @@ def test_the_cap_holds_whenever_somebody_else_could_go(sizes: list[int], limit: 
 
 @settings(max_examples=60, deadline=None)
 @given(entered=entries, slots=slot_counts, rounds=st.integers(1, 20))
-def test_slots_stay_free_only_for_a_tier_that_has_nothing_waiting(
+def test_places_stay_free_only_for_a_tier_that_has_nothing_waiting(
     entered: list[tuple[str, int, int]], slots: int, rounds: int
 ) -> None:
     queue = Queue()
     for entry in entered:
         queue.enter(*entry)
     for _ in range(rounds):
-        free = slots - len(queue.in_flight)
+        free = slots + fair_queue.reserved_places(slots) - len(queue.in_flight)
         chosen = queue.take(free, slots)
         idle = free - len(chosen)
         assert idle == 0 or not queue.lanes["free"]

@@ -20,25 +20,36 @@ def test_a_free_order_beside_a_pack_takes_neither_more_steps_nor_more_time_than_
     assert min(first_come) > 5
 
 
+def test_slots_for_which_there_is_work_are_used_but_for_steps_that_small_orders_make_alone() -> None:
+    worker = queueing.Worker(queueing.ours)
+    queueing.simulate(worker, list(queueing.arrivals(0.7, 1.0, seed=1)))
+
+    assert worker.fill_together.share >= 0.9
+    assert worker.fill.share >= 0.7
+
+
 def test_the_simulation_serves_every_order_under_every_policy() -> None:
     for pick in queueing.POLICIES.values():
         packs = list(queueing.arrivals(0.7, 0.5, seed=1))
-        ready = queueing.simulate(pick, packs)
+        ready = queueing.simulate(queueing.Worker(pick), packs)
 
         assert {pack.id for pack in ready} == {pack.id for pack in packs}
         assert all(pack.ended > pack.arrived and pack.left == 0 for pack in ready)
 
 
 class CountingWorker:
-    """A worker of eight slots on the real queue; a shot takes thirty steps, and a step takes no time."""
+    """A worker of eight slots and three reserved places on the real queue.
+
+    A shot takes thirty steps, and a step takes no time.
+    """
 
     def __init__(self, now: datetime) -> None:
         self.now = now
         self.flights: list[tuple[claiming.Claim, int]] = []
 
     def step(self) -> None:
-        """Fill the free slots, go one step further with all, deliver what is done."""
-        for claimed in claiming.claim("worker", 8 - len(self.flights), self.now, slots=8):
+        """Fill the free places, go one step further with all, deliver what is done."""
+        for claimed in claiming.claim("worker", 11 - len(self.flights), self.now, slots=8):
             self.flights.append((claimed, queueing.STEPS))
         self.flights = [(claimed, left - 1) for claimed, left in self.flights]
         for claimed, left in self.flights:
@@ -78,7 +89,7 @@ def test_a_free_order_placed_while_a_pack_of_fifty_runs_is_done_as_fast_as_alone
     pack = start("premium")
     for _ in range(moment):
         worker.step()
-    assert len(worker.flights) == 5
+    assert len(worker.flights) == 8
 
     beside = worker.steps_until_ready(start("free"))
 
