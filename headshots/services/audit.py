@@ -208,6 +208,7 @@ FINDINGS: Final = {
     "receipt_early": "receipt {} was written before its order was purged",
     "receipt_unsigned": "receipt {} is not a receipt that we signed",
     "receipt_differs": "receipt {} says something else than its order",
+    "receipt_disordered": "receipt {} has its steps in an order in which they prove nothing",
     "receipt_unlogged": "receipt {} names an audit entry that the log does not have",
 }
 

@@ -110,8 +110,7 @@ def _rounds(boot: _Boot) -> None:
 def _round(boot: _Boot) -> None:
     now = clock.now()
     is_booting = not boot.has_passed.is_set()
-    if is_booting and any(tombstones.alive()):
-        incarnation.distrust()
+    is_checked = not is_booting or _look_for_tombstones()
     # A little less than the interval: rounds drift, and none should be left out for a second.
     is_ours = _claim(ROUND, now, timedelta(0) if is_booting else INTERVAL * 0.8)
     # Two passes at once do no harm, and a lease may be that of a process which was killed.
@@ -122,8 +121,19 @@ def _round(boot: _Boot) -> None:
         finally:
             if is_ours:
                 _release(ROUND)
-    if Heartbeat.objects.filter(name=purge.HEARTBEAT, at__gte=boot.started_at).exists():
+    if is_checked and Heartbeat.objects.filter(name=purge.HEARTBEAT, at__gte=boot.started_at).exists():
         boot.has_passed.set()
+
+
+def _look_for_tombstones() -> bool:
+    """Whether the store could say if the database is an older copy; what is due is ended all the same."""
+    try:
+        if any(tombstones.alive()):
+            incarnation.distrust()
+    except OSError as error:
+        log.error("tombstones could not be looked at: %s", type(error).__name__)
+        return False
+    return True
 
 
 def _claim(name: str, now: datetime, interval: timedelta) -> bool:

@@ -165,23 +165,22 @@ def require_unfenced(order: Order) -> None:
 
 
 def put(stored: StoredObject, plaintext: bytes, now: datetime) -> None:
-    """Seal and write the object of an intended row; fills its size and hash, which the caller saves.
+    """Seal and write the object of an intended row, which is given its size and hash before that.
 
-    Raises NotFound when the order is not live or its key is lost, Retryable("store_away"), or what the blob
-    store raises.
+    So a receipt can count what was written by who died before `mark_stored`. Raises NotFound when the order
+    is not live, its key is lost or the row is gone, Retryable("store_away"), or what the blob store raises.
     """
     sealed = _sealed(stored.order, name_of(stored), plaintext, now)
+    sha256 = hashlib.sha256(sealed).hexdigest()
+    if not StoredObject.objects.filter(pk=stored.pk).update(size_bytes=len(sealed), sha256=sha256):
+        raise NotFound
     with _retried():
         blobs().put(name_of(stored).blob_name, sealed)
-    stored.size_bytes = len(sealed)
-    stored.sha256 = hashlib.sha256(sealed).hexdigest()
 
 
 def mark_stored(stored: StoredObject) -> None:
     """Record, in the caller's transaction, that the object was written."""
-    StoredObject.objects.filter(pk=stored.pk).update(
-        state=StoredObject.State.STORED, size_bytes=stored.size_bytes, sha256=stored.sha256
-    )
+    StoredObject.objects.filter(pk=stored.pk).update(state=StoredObject.State.STORED)
 
 
 def read(stored: StoredObject, now: datetime) -> bytes:

@@ -8,14 +8,14 @@ import logging
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Value
-from django.db.models.functions import Coalesce, Greatest
+from django.db.models import F
 
 from headshots.exceptions import Refusal
 from headshots.faults import faultpoint
@@ -29,12 +29,11 @@ from headshots.services import (
     payments,
     receipts,
     shredding,
-    storage,
+    sweeping,
     tombstones,
 )
 from headshots.states import LIVE_STATES, OPEN_STATES, OrderState
 from headshots.vault import files
-from headshots.vault.errors import StoreAway
 from headshots.vault.receipts import is_receipt_id
 
 log = logging.getLogger(__name__)
@@ -77,20 +76,22 @@ def run(now: datetime, *, limit: int = 1000) -> Tally:
     Whatever is due is unreadable before the first object is deleted: the keys wait for no store.
     """
     begun = fencing.end_all_due(now)
-    destroyed = _destroy_due_epochs(now)
+    faultpoint("epoch.destroying")
+    destroyed = _try("destruction of epoch keys", lambda: len(objects.epochs().destroy_due(now)))
     faultpoint("epoch.destroyed")
-    selfies = shredding.destroy_due_selfie_keys(now, limit=limit)
-    ended = Order.objects.due(now).filter(state=OrderState.PURGING).order_by("expires_at")
+    selfies = _try("destruction of selfie keys", lambda: shredding.destroy_due_selfie_keys(now, limit=limit))
+    fenced = Order.objects.due(sweeping.time_after(now)).filter(state=OrderState.PURGING)
     outcomes = Counter(
         # A receipt says when things were done: in a long pass that is later than when the pass began.
-        _advance_safely(order_id, max(now, clock.now()))
-        for order_id in list(ended.values_list("pk", flat=True)[:limit])
+        _advance_safely(order_id, sweeping.time_after(now))
+        for order_id in list(fenced.order_by("expires_at").values_list("pk", flat=True)[:limit])
     )
     faultpoint("purge.passed")
     shredding.truncate_journal()  # a reader may have held it up when the keys were deleted
-    shredding.delete_keyless_selfies(limit=limit)
-    objects.drop_expired_keys()
-    pruned = _prune_tombstones(now)
+    _try("deletion of keyless selfies", lambda: shredding.delete_keyless_selfies(limit=limit))
+    _try("dropping of expired keys", objects.drop_expired_keys)
+    _try("handing over of tombstones", tombstones.hand_over)
+    pruned = _try("removal of tombstones", lambda: _prune_tombstones(now))
     _drop_broken_writes(now)
     Heartbeat.objects.update_or_create(name=HEARTBEAT, defaults={"at": now})
     if not incarnation.is_restored():  # a log that is to go on from elsewhere is not signed
@@ -101,25 +102,27 @@ def run(now: datetime, *, limit: int = 1000) -> Tally:
         purged=outcomes[OrderState.PURGED],
         waiting=outcomes[OrderState.PURGING],
         failed=outcomes[None],
-        epoch_keys_destroyed=len(destroyed),
+        epoch_keys_destroyed=destroyed,
         selfie_keys_destroyed=selfies,
         tombstones_removed=pruned,
     )
 
 
-def _destroy_due_epochs(now: datetime) -> list[int]:
-    """A store that is away holds up nothing else; Redis and KMS destroy on time by themselves."""
-    faultpoint("epoch.destroying")
+def _try(step: str, body: Callable[[], int | None]) -> int:
+    """What `body` counts; 0 when it failed, with whatever: no order's deletion waits for such a step.
+
+    A key file may be open to others, or a store of keys away; Redis and KMS destroy on time by themselves.
+    """
     try:
-        return objects.epochs().destroy_due(now)
-    except StoreAway as error:
-        log.error("epoch keys could not be destroyed: %s", error)
-        return []
+        return body() or 0
+    except Exception as error:
+        log.error("%s failed: %s", step, type(error).__name__)
+        return 0
 
 
 def _drop_broken_writes(now: datetime) -> None:
     """What processes that died left beside keys, checkpoints and receipts; it may hold a key."""
-    for name in ("keys", "checkpoints", "receipts"):
+    for name in ("keys", "keys/tombstones", "checkpoints", "receipts"):
         try:
             files.drop_parts(settings.DATA / name, (now - WRITE_PATIENCE).timestamp())
         except OSError as error:
@@ -130,11 +133,7 @@ def _prune_tombstones(now: datetime) -> int:
     last = Heartbeat.objects.filter(name=PRUNING).values_list("at", flat=True).first()
     if last and last > now - PRUNING_INTERVAL:
         return 0
-    try:
-        removed = tombstones.prune(now)
-    except OSError as error:  # they do no harm, and the next pass tries again
-        log.error("tombstones could not be removed: %s", type(error).__name__)
-        return 0
+    removed = tombstones.prune(now)
     faultpoint("tombstone.pruned")
     Heartbeat.objects.update_or_create(name=PRUNING, defaults={"at": now})
     return removed
@@ -159,9 +158,12 @@ def _wait_no_longer(now: datetime) -> None:
     waiting = Order.objects.filter(state=OrderState.PURGING)
     waiting.filter(settles_at__gt=latest).update(settles_at=latest)
     waiting.filter(purge_not_before__gt=latest).update(purge_not_before=now)
-    waiting.filter(absent_at__gt=now).update(absent_at=None)  # looks of two clocks cannot be told apart
+    # Looks of two clocks cannot be told apart; a refused photo was looked for before its order's end.
+    unpurged = Order.objects.exclude(state=OrderState.PURGED)
+    unpurged.filter(absent_at__gt=now).update(absent_at=None, absent_again_at=None)
+    unpurged.filter(absent_again_at__gt=now).update(absent_again_at=None)
     for done in ("fenced_at", "selfie_shredded_at", "shredded_at", "tombstoned_at", "swept_at"):
-        waiting.filter(**{f"{done}__gt": now}).update(**{done: now})  # it is true that it was done by now
+        unpurged.filter(**{f"{done}__gt": now}).update(**{done: now})  # it is true that it was done by now
     Shot.objects.filter(state__in=OPEN_STATES, lease_until__gt=latest).update(lease_until=latest)
     Shot.objects.filter(state__in=OPEN_STATES, not_before__gt=latest).update(not_before=now)
 
@@ -206,30 +208,43 @@ def advance(order: Order, now: datetime, *, until: float | None = None) -> str:
     if order.shredded_at is None:
         shredding.shred(order, now)
     if order.tombstoned_at is None:
-        _refund(order, now)
+        tombstones.remember(order, now)  # before the store is asked, which may be away
         faultpoint("purge.entombing")
         tombstones.write(order, now)
         faultpoint("purge.entombed")
+        _refund(order, now)
         Order.objects.filter(pk=order.pk).update(tombstoned_at=now)
         faultpoint("purge.entombed_committed")
-    if order.absent_at is None:
-        if not _erase_objects(order, now, until):
-            return OrderState.PURGING
-        order.refresh_from_db(fields=("settles_at",))
-    if order.settles_at and now < order.settles_at:
+    if order.absent_at is None and not sweeping.erase(order, now, until=until):
+        return OrderState.PURGING
+    # Two looks at one moment are one look: `now` is before the first, and the second has yet to wait for it.
+    return _look_again(order, sweeping.time_after(now) if order.absent_at else now)
+
+
+def _look_again(order: Order, now: datetime) -> str:
+    """P4, and what follows it; puts it off while it is not a pause after the first look."""
+    order.refresh_from_db(fields=("absent_at", "settles_at"))
+    if order.absent_at is None:  # another process has just found something
+        return OrderState.PURGING
+    settled_at = max(order.absent_at + fencing.settle(), order.settles_at or now)
+    if now < settled_at:
         shredding.truncate_journal()
-        Order.objects.filter(pk=order.pk).update(purge_not_before=order.settles_at)
+        Order.objects.filter(pk=order.pk).update(purge_not_before=settled_at)
         faultpoint("purge.settling")
         return OrderState.PURGING
-    if left := list(objects.blobs().list(objects.prefix_of(order))):
+    left = list(objects.blobs().list(objects.prefix_of(order)))
+    now = sweeping.time_after(now)
+    if left:
         _erase_late_writes(order, len(left), now)
         return OrderState.PURGING
     if incarnation.is_restored():  # what these rows say of the order may be older than the order's end
         return OrderState.PURGING
     faultpoint("purge.absent_again")
-    Order.objects.filter(pk=order.pk, absent_again_at=None).update(absent_again_at=now)
+    # Always this look: after an earlier one whose receipt failed, something may have come and been deleted.
+    looked_at = Order.objects.filter(pk=order.pk, state=OrderState.PURGING, absent_at=order.absent_at)
+    is_current = looked_at.update(absent_again_at=now)
     faultpoint("purge.absent_again_committed")
-    return _scrub_and_receipt(order, now)
+    return _scrub_and_receipt(order, now) if is_current else OrderState.PURGING
 
 
 def _refund(order: Order, now: datetime) -> None:
@@ -248,72 +263,31 @@ def _erase_late_writes(order: Order, count: int, now: datetime) -> None:
         Order.objects.filter(pk=order.pk).update(
             swept_at=None,
             absent_at=None,
+            absent_again_at=None,
             late_writes=F("late_writes") + count,
             settles_at=now + fencing.settle(),
             purge_not_before=now + fencing.settle(),
         )
         faultpoint("purge.late_written")
     faultpoint("purge.late_committed")
-    _erase_objects(order, now, None)
+    sweeping.erase(order, now)
 
 
 def erase_contents(order: Order, now: datetime) -> None:
     """P1 to P3 without a fence, for a photo that was refused: the order stays, and can be looked at."""
     shredding.shred(order, now)
-    _erase_objects(order, now, None)
-
-
-def _erase_objects(order: Order, now: datetime, until: float | None) -> bool:
-    """P2 and P3: delete the objects, see that the store lists and has none. False when the time was up.
-
-    Raises RuntimeError when it still has one: then nothing is recorded as absent.
-    """
-    versions, uploads = objects.blobs().hidden(objects.prefix_of(order))
-    faultpoint("purge.sweeping")
-    if until is None:
-        objects.blobs().delete_all(objects.prefix_of(order))
-    elif not _delete_until(objects.prefix_of(order), until):
-        return False
-    faultpoint("purge.swept")
-    Order.objects.filter(pk=order.pk).update(
-        swept_at=Coalesce("swept_at", Value(now)),
-        versions_deleted=F("versions_deleted") + versions,
-        uploads_deleted=F("uploads_deleted") + uploads,
-    )
-    faultpoint("purge.swept_committed")
-    if left := list(objects.blobs().list(objects.prefix_of(order))):
-        raise RuntimeError(f"{len(left)} objects of order {order.pk} are still listed after their deletion")
-    known = StoredObject.objects.filter(order=order)
-    for stored in known:
-        if storage.exists(objects.name_of(stored).blob_name):
-            raise RuntimeError(f"object {stored.pk} is not listed and can be read after its deletion")
-    faultpoint("purge.absent")
-    with transaction.atomic():
-        known.filter(state=StoredObject.State.STORED).update(state=StoredObject.State.DELETED)
-        # Two looks at one moment are one look: after a store that was away, the second has yet to wait.
-        settled = Greatest(Coalesce("settles_at", Value(now)), Value(now + fencing.settle()))
-        Order.objects.filter(pk=order.pk, absent_at=None).update(absent_at=now, settles_at=settled)
-        faultpoint("purge.absent_written")
-    faultpoint("purge.absent_committed")
-    return True
-
-
-def _delete_until(prefix: str, until: float) -> bool:
-    """Delete at least one object, so that every call gets further; False when some are left for the next."""
-    names = list(objects.blobs().list(prefix))
-    for count, name in enumerate(names, 1):
-        objects.blobs().delete(name)
-        if count < len(names) and time.monotonic() > until:
-            return False
-    return True
+    sweeping.erase(order, now)
 
 
 @transaction.atomic
 def _scrub_and_receipt(order: Order, now: datetime) -> str:
     """P5 and P6: blank the row, then write the receipt. Reached only after both looks found nothing."""
     stored = StoredObject.objects.filter(order=order)
-    kinds = list(stored.values_list("kind", flat=True))
-    ciphertexts = list(stored.exclude(sha256="").values_list("sha256", flat=True))
+    deleted = stored.filter(state=StoredObject.State.DELETED)  # not what was intended and never came
+    kinds, ciphertexts = (
+        list(deleted.values_list("kind", flat=True)),
+        list(deleted.values_list("sha256", flat=True)),
+    )
     Selfie.objects.filter(order=order).delete()
     Shot.objects.filter(order=order).update(
         headshot=None, preview=None, seed=0, lease_owner="", likeness="", rank=0

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from headshots.faults import faultpoint
 from headshots.models import AuditEntry, Order, Receipt
-from headshots.services import audit, signing
+from headshots.services import audit, fencing, signing
 from headshots.services.audit import Finding
 from headshots.states import OrderState
 from headshots.vault import receipts
@@ -28,9 +28,11 @@ def issue(order: Order, *, kinds: Sequence[int], ciphertexts: Iterable[str], now
     """Log the end of a deletion, and write and sign its receipt, in the caller's transaction.
 
     `kinds` and `ciphertexts` are the kinds and the SHA-256 (hex) of every object the order had. Called once
-    both looks found nothing. Raises RuntimeError when the order's row does not say so, BadKeyFile or OSError
-    when there is no key to sign with; the deletion is then tried again, and its receipt with it.
+    both looks found nothing. Raises RuntimeError when the order's row does not say so, or in times that are
+    out of order, BadKeyFile or OSError when there is no key to sign with; the deletion is then tried again,
+    and its receipt with it.
     """
+    _require_order(order)
     signer = signing.signer()
     entry = audit.record("purge.done", actor="purge", reference=order.receipt_id, now=now, objects=len(kinds))
     faultpoint("receipt.audited")
@@ -95,10 +97,25 @@ def _verify(receipt: Receipt, keys: Iterable[Verifier]) -> Iterator[Finding]:
         done = None
     if said != done:
         yield Finding(code="receipt_differs", where=receipt.pk)
+    if (
+        not said.result_key_destroyed
+        <= said.objects_deleted
+        <= said.absent_verified[0]
+        <= said.absent_verified[1]
+    ):
+        yield Finding(code="receipt_disordered", where=receipt.pk)
     if not AuditEntry.objects.filter(
         seq=said.audit_seq, head=said.audit_head, reference=said.receipt_id
     ).exists():
         yield Finding(code="receipt_unlogged", where=receipt.pk)
+
+
+def _require_order(order: Order) -> None:
+    """A step counts if it came after those it is to prove, the second look a pause after the first."""
+    shredded_at, swept_at = _known(order.shredded_at), _known(order.swept_at)
+    absent_at, absent_again_at = _known(order.absent_at), _known(order.absent_again_at)
+    if not shredded_at <= swept_at <= absent_at <= absent_again_at - fencing.settle():
+        raise RuntimeError(f"the times of order {order.pk} are out of order")
 
 
 def _times(order: Order) -> dict[str, Any]:

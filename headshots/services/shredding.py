@@ -20,6 +20,7 @@ from headshots.vault.envelope import Kind, Role, role_of
 log = logging.getLogger(__name__)
 
 SELFIE_KEY_GRACE: Final = timedelta(minutes=60)  # for redos, and for staff to retry failed shots
+JOURNAL_MILLISECONDS: Final = 500  # that cutting the journal off waits for a reader
 SELFIE_KINDS: Final = tuple(kind for kind in Kind if role_of(kind) == Role.SELFIES)
 
 
@@ -107,8 +108,15 @@ def _destroy_selfie_key(order: Order, now: datetime) -> bool:
 def truncate_journal() -> None:
     """SQLite: the deleted keys still stand in the write-ahead log until it is written back and cut off.
 
-    A reader can hold that up; each later step of the purge tries again.
+    A reader can hold that up. Whoever deletes does not wait long for it: each later step of the purge tries
+    again.
     """
     if connection.vendor == "sqlite" and not connection.in_atomic_block:
         with connection.cursor() as cursor:
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cursor.execute("PRAGMA busy_timeout")
+            (patience,) = cursor.fetchone()
+            cursor.execute(f"PRAGMA busy_timeout = {JOURNAL_MILLISECONDS}")
+            try:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout = {patience}")

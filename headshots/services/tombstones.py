@@ -2,6 +2,8 @@
 
 A tombstone is 20 bytes: `HST1`, then the order's end of life and the time of its fence, each in seconds since
 1970 as 8 bytes, big-endian. It names nobody.
+
+Until the store has an order's tombstone, the machine that deleted the order keeps it beside its marks.
 """
 
 import logging
@@ -12,12 +14,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from pathlib import Path
 from typing import Final, TypeVar
 
 from headshots.exceptions import NotFound
+from headshots.faults import faultpoint
 from headshots.models import Order
-from headshots.services import incarnation, objects, storage
+from headshots.services import incarnation, marks, objects, storage
 from headshots.states import LIVE_STATES
+from headshots.vault import files
 from headshots.vault.errors import BlobExists, BlobMissing, StoreAway
 from pipelines.errors import Retryable
 
@@ -36,9 +41,39 @@ ItemT = TypeVar("ItemT")
 
 def write(order: Order, now: datetime) -> None:
     """Set the order's tombstone; a second one changes nothing. The fence has been committed before."""
-    times = (int(order.not_after.timestamp()), int((order.fenced_at or now).timestamp()))
     with suppress(BlobExists):
-        objects.blobs().put(name_of(order.pk), _MAGIC + struct.pack(">QQ", *times))
+        objects.blobs().put(name_of(order.pk), _content(order, now))
+
+
+def remember(order: Order, now: datetime) -> None:
+    """Keep the order's tombstone on this machine, until `hand_over`. The keys' rows have been deleted before.
+
+    Not that of an order past its end, which is unreadable in every copy of the database. A folder that takes
+    no file is logged: no deletion waits for it.
+    """
+    if order.expires_at <= now:
+        return
+    try:
+        if not _folder().exists():
+            _folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.sync_folder(_folder().parent)
+        with suppress(FileExistsError):
+            files.write_new(_folder() / order.pk.hex, _content(order, now))
+    except OSError as error:
+        log.error("no tombstone of order %s beside the keys: %s", order.pk, type(error).__name__)
+
+
+def hand_over() -> None:
+    """Set in the store what only this machine knows, whatever the database says of it by now.
+
+    Raises what the store raises; the rest is for the next pass.
+    """
+    for order_id in _remembered():
+        path = _folder() / order_id.hex
+        with suppress(FileNotFoundError, BlobExists):  # another process was first
+            objects.blobs().put(name_of(order_id), path.read_bytes())
+        faultpoint("tombstone.handed_over")
+        path.unlink(missing_ok=True)
 
 
 def name_of(order_id: uuid.UUID) -> str:
@@ -47,8 +82,8 @@ def name_of(order_id: uuid.UUID) -> str:
 
 
 def exists(order_id: uuid.UUID) -> bool:
-    """Whether the order has a tombstone."""
-    return storage.exists(name_of(order_id))
+    """Whether the order has a tombstone, here or in the store."""
+    return (_folder() / order_id.hex).exists() or storage.exists(name_of(order_id))
 
 
 def require_none(order: Order) -> None:
@@ -82,7 +117,11 @@ def end_of(name: str) -> datetime:
 
 
 def batches() -> Iterator[list[uuid.UUID]]:
-    """The orders that have a tombstone, some hundred at a time; remains of broken writes are left out."""
+    """The orders that have a tombstone, some hundred at a time; remains of broken writes are left out.
+
+    Those that this machine alone may know of come first, while the store need not answer.
+    """
+    yield from _batched(_remembered())
     for names in _batched(objects.blobs().list("t/")):
         yield [uuid.UUID(hex=name[2:]) for name in names if _NAME.fullmatch(name)]
 
@@ -113,6 +152,20 @@ def prune(now: datetime) -> int:
                 if (known.get(uuid.UUID(hex=name[2:])) or end_of(name)) + KEPT_AFTER_END <= now:
                     removed += objects.blobs().delete(name)
     return removed
+
+
+def _content(order: Order, now: datetime) -> bytes:
+    times = (int(order.not_after.timestamp()), int((order.fenced_at or now).timestamp()))
+    return _MAGIC + struct.pack(">QQ", *times)
+
+
+def _folder() -> Path:
+    return marks.path_of("tombstones").with_suffix("")
+
+
+def _remembered() -> list[uuid.UUID]:
+    names = [path.name for path in _folder().iterdir()] if _folder().is_dir() else []
+    return [uuid.UUID(hex=name) for name in names if _NAME.fullmatch(f"t/{name}")]
 
 
 def _batched(items: Iterable[ItemT]) -> Iterator[list[ItemT]]:

@@ -34,6 +34,7 @@ CHECKS: Final = {
     "order_nobody_looked_at": 14,
     "receipt_unsigned": 15,
     "receipt_differs": 15,
+    "receipt_disordered": 15,
     "receipt_unlogged": 15,
     "tombstone_of_living_order": 16,
     "purge_silent": 17,

@@ -83,7 +83,7 @@ class KmsEpochs:
         destroyed = [epoch for epoch in past if epoch not in self._destroyed and self._destroy(epoch)]
         for epoch in past:
             if not_after_of(epoch) + _REMEMBERED <= now:
-                self._call("delete_alias", AliasName=_alias(epoch))
+                self._forget(epoch)
         return destroyed
 
     def epochs(self) -> list[int]:
@@ -162,6 +162,14 @@ class KmsEpochs:
             self._erase(key["KeyId"])
         self._destroyed.add(epoch)
         return is_new
+
+    def _forget(self, epoch: int) -> None:
+        """Remove the alias, unless another process was first."""
+        try:
+            self._call("delete_alias", AliasName=_alias(epoch))
+        except _Refused as refused:
+            if refused.code != "NotFoundException":
+                raise
 
     def _erase(self, key_id: str) -> None:
         # The material first: a key that only waits for its deletion can be called back, this cannot.

@@ -92,7 +92,7 @@ LIES: Final = (
 
 @pytest.fixture(autouse=True)
 def settle(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long between both looks as in production; no photo needs to be decoded for it."""
+    """As long between both looks as production demands of a bucket; no photo needs to be decoded for it."""
     settings.PURGE_SETTLE_SECONDS = SETTLE.total_seconds()
     monkeypatch.setattr(uploads, "clean_portrait_in_sandbox", lambda raw, **options: b"a photo")
 
@@ -159,6 +159,7 @@ def test_no_receipt_before_the_store_is_honest(
     first, second = said.absent_verified
     assert second - first >= SETTLE
     assert first >= at - timedelta(minutes=10)
+    assert at - timedelta(minutes=10) <= said.objects_deleted <= first
 
 
 @pytest.mark.parametrize("lie", LIES)

@@ -1,9 +1,11 @@
 """Receipts: what they say of a deletion, what is found wrong with them, their key, and the commands."""
 
+import hashlib
 import io
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,13 +15,15 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from pytest_django import Settings
 
+from headshots.exceptions import NotFound
 from headshots.models import AuditEntry, Order, Receipt, StoredObject
-from headshots.services import purge, receipts, signing
+from headshots.services import objects, purge, receipts, signing
 from headshots.services.orders import Placed
 from headshots.states import OrderState
+from headshots.vault.envelope import Kind
 from headshots.vault.errors import BadKeyFile
 from headshots.vault.notes import Signer, Verifier
-from headshots.vault.receipts import digest_of_ciphertexts
+from headshots.vault.receipts import compose_receipt, digest_of_ciphertexts
 from headshots.vault.signing import key_name, load_retired, load_signer, retired_path
 
 pytestmark = pytest.mark.django_db
@@ -96,6 +100,71 @@ def test_a_selfie_key_that_died_earlier_has_its_own_time(
     assert said.result_key_destroyed == now.replace(microsecond=0)
 
 
+def test_a_picture_that_was_never_written_is_not_counted(
+    placed: Placed, now: datetime, purge_all: Callable[[], None]
+) -> None:
+    """Its worker died after the row that lets it be written."""
+    photo = StoredObject.objects.get().sha256
+    objects.intend(placed.order, Kind.HEADSHOT, 1, now)
+    sealed_only = objects.intend(placed.order, Kind.PREVIEW, 1, now)
+    StoredObject.objects.filter(pk=sealed_only.pk).update(sha256="ab" * 32)
+
+    purge.request(placed.order, actor="customer", now=now)
+    purge_all()
+
+    said, _ = receipts.read(Receipt.objects.get().text)
+    assert (said.selfies, said.headshots, said.previews) == (1, 0, 0)
+    assert said.ciphertexts == digest_of_ciphertexts([photo])
+    assert AuditEntry.objects.get(event="purge.done").detail == {"objects": 1}
+
+
+def test_a_picture_whose_row_never_knew_is_counted_and_part_of_the_digest(
+    placed: Placed, now: datetime, purge_all: Callable[[], None]
+) -> None:
+    """Its worker died between the store's answer and the row."""
+    photo = StoredObject.objects.get().sha256
+    stored = objects.intend(placed.order, Kind.HEADSHOT, 1, now)
+    objects.put(stored, b"a picture", now)
+    ciphertext = objects.blobs().get(objects.name_of(stored).blob_name)
+
+    purge.request(placed.order, actor="customer", now=now)
+    purge_all()
+
+    said, _ = receipts.read(Receipt.objects.get().text)
+    assert (said.selfies, said.headshots, said.previews) == (1, 1, 0)
+    assert said.ciphertexts == digest_of_ciphertexts([photo, hashlib.sha256(ciphertext).hexdigest()])
+
+
+def test_a_picture_that_lands_between_both_looks_is_counted(
+    placed: Placed, now: datetime, settings: Settings
+) -> None:
+    """Its writer was sent on its way before the fence and got through after the first look."""
+    settings.PURGE_SETTLE_SECONDS = 60.0
+    stored = objects.intend(placed.order, Kind.HEADSHOT, 1, now)
+    objects.put(stored, b"a picture", now)
+    name = objects.name_of(stored).blob_name
+    ciphertext = objects.blobs().get(name)
+    objects.blobs().delete(name)
+    purge.request(placed.order, actor="customer", now=now)
+    objects.blobs().put(name, ciphertext)
+
+    for minutes in (5, 10):
+        purge.run(now + timedelta(minutes=minutes))
+
+    assert receipts.read(Receipt.objects.get().text)[0].headshots == 1
+
+
+def test_nothing_is_written_once_the_row_is_gone(placed: Placed, now: datetime) -> None:
+    stored = objects.intend(placed.order, Kind.HEADSHOT, 1, now)
+    StoredObject.objects.filter(pk=stored.pk).delete()
+    before = list(objects.blobs().list("o/"))
+
+    with pytest.raises(NotFound):
+        objects.put(stored, b"a picture", now)
+
+    assert list(objects.blobs().list("o/")) == before
+
+
 def test_without_a_key_there_is_no_receipt_and_later_there_is_one(
     placed: Placed, now: datetime, settings: Settings, tmp_path: Path
 ) -> None:
@@ -164,6 +233,18 @@ def test_a_receipt_whose_audit_entry_is_gone_is_found(receipt: Receipt) -> None:
     AuditEntry.objects.filter(event="purge.done").delete()
 
     assert codes() == [("receipt_unlogged", receipt.pk)]
+
+
+def test_a_receipt_whose_times_are_out_of_order_is_found(receipt: Receipt) -> None:
+    """One that was signed before this was refused."""
+    Order.objects.update(swept_at=receipt.order.absent_again_at + timedelta(minutes=1))
+    said = replace(
+        receipts.read(receipt.text)[0],
+        objects_deleted=receipt.order.absent_again_at + timedelta(minutes=1),
+    )
+    Receipt.objects.update(text=signing.signer().sign(compose_receipt(said)))
+
+    assert codes() == [("receipt_disordered", receipt.pk)]
 
 
 def test_findings_are_said_in_words(receipt: Receipt) -> None:

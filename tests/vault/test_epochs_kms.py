@@ -188,6 +188,36 @@ def test_alias_of_a_destroyed_epoch_is_removed_a_day_after_its_end(
     assert states(kms) == {"PendingDeletion": 1}
 
 
+def test_of_two_who_remove_an_alias_at_once_both_go_on_with_the_next(
+    kms: Any, proxy: Proxy, far: KmsEpochs, name: OrderKeyName
+) -> None:
+    """The other one removes each alias between our listing and our request."""
+    far.destroy(name.epoch)
+    far.destroy(name.epoch + 1)
+
+    def rule(request: Request, forward: Any) -> Answer:
+        if request.action == "DeleteAlias":
+            forward(request)
+        return forward(request)
+
+    proxy.rule = rule
+    far.destroy_due(not_after_of(name.epoch + 1) + timedelta(days=1))
+
+    assert our_aliases(kms) == []
+
+
+def test_an_alias_that_may_not_be_removed_is_an_error(
+    kms: Any, proxy: Proxy, far: KmsEpochs, name: OrderKeyName
+) -> None:
+    far.destroy(name.epoch)
+    proxy.rule = refusing("AccessDeniedException", action="DeleteAlias")
+
+    with pytest.raises(StoreAway):
+        far.destroy_due(name.not_after + timedelta(days=1))
+
+    assert our_aliases(kms) == [alias(name)]
+
+
 def test_losers_of_a_race_leave_no_usable_key(kms: Any, name: OrderKeyName, now: datetime) -> None:
     barrier = threading.Barrier(4)
     stores = [KmsEpochs(kms) for _ in range(4)]
