@@ -116,7 +116,7 @@ class Dispute(models.Model):
     payment = models.ForeignKey(Payment, on_delete=models.PROTECT, related_name="disputes")
     provider_id = models.CharField(max_length=255, unique=True)
     state = models.CharField(max_length=10, choices=State)
-    amount_cents = models.PositiveIntegerField()
+    amount_cents = models.PositiveIntegerField()  # as the bank names it, maybe in another currency
     opened_at = models.DateTimeField()
     closed_at = models.DateTimeField(null=True)
 

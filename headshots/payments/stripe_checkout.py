@@ -17,6 +17,7 @@ from headshots.payments.types import (
     Checkout,
     GivenBack,
     ProviderAway,
+    ProviderBroke,
     ProviderRefused,
     Return,
     Returned,
@@ -179,6 +180,8 @@ def _translated() -> Iterator[None]:
     except (stripe.AuthenticationError, stripe.PermissionError):
         raise ProviderAway("stripe_key_refused") from None  # the operator mends the key: nothing is lost
     except stripe.StripeError as error:  # no connection, 409, 429, 5xx
-        raise ProviderAway(error.code or f"stripe_{error.http_status or 'unreachable'}") from None
+        is_broken = (error.http_status or 0) >= 500
+        away = ProviderBroke if is_broken else ProviderAway
+        raise away(error.code or f"stripe_{error.http_status or 'unreachable'}") from None
     except ValidationError:
         raise ProviderAway("stripe_answer_unreadable") from None

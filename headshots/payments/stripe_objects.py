@@ -82,6 +82,7 @@ class RefundObject(_Read):
     status: Literal["pending", "requires_action", "succeeded", "failed", "canceled"] | None
     amount: NonNegativeInt
     currency: str
+    payment_intent: Id
     metadata: Metadata
     failure_reason: str | None = None
 

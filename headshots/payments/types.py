@@ -14,6 +14,10 @@ class ProviderAway(Retryable):
     """The provider could not be reached, or could not say: what was asked may have happened, or not."""
 
 
+class ProviderBroke(ProviderAway):
+    """The provider answered that it broke, and gives the same answer to the same request for long."""
+
+
 class ProviderRefused(FinalError):
     """The provider understood and refused; `code` is its own short code. Nothing happened."""
 

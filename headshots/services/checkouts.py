@@ -7,15 +7,24 @@ tab or after a crash, names the same attempt and gets the same page.
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Self
 
 from django.conf import settings
+from django.urls import reverse
 
 from headshots.exceptions import NotFound, Refusal
 from headshots.hints import Task, enqueue
 from headshots.models import Order, Payment
 from headshots.payments import provider as provider_named
-from headshots.payments.types import Bill, Checkout, CheckoutStatus, Provider, ProviderAway, ProviderRefused
+from headshots.payments.types import (
+    Bill,
+    Checkout,
+    CheckoutStatus,
+    Provider,
+    ProviderAway,
+    ProviderBroke,
+    ProviderRefused,
+)
 from headshots.services import estimates, payments, sales
 from headshots.services.payments import Outcome
 from headshots.states import OrderState
@@ -41,6 +50,14 @@ class Pages:
 
     success_url: str
     cancel_url: str
+
+    @classmethod
+    def of(cls, order: Order) -> Self:
+        """The order's own pages; whoever opened its private link in that browser sees them."""
+        return cls(
+            success_url=settings.SITE_URL + reverse("checkout-return", args=(order.pk,)),
+            cancel_url=f"{settings.SITE_URL}{reverse('checkout', args=(order.pk,))}?unpaid",
+        )
 
 
 def require_open(order: Order, now: datetime) -> Payment:
@@ -111,16 +128,28 @@ def _opened(provider: Provider, payment: Payment, pages: Pages, now: datetime) -
     this_attempt = Payment.objects.filter(pk=payment.pk, attempt=payment.attempt)
     try:
         checkout = provider.open_checkout(bill)
-    except ProviderRefused:  # nothing was opened: the next click is a new attempt, with new values
-        this_attempt.update(checkout_state=Payment.CheckoutState.FAILED)
+    except (ProviderRefused, ProviderBroke):
+        # The next click is a new attempt: the same one would get the same answer, for a day. A page that was
+        # opened all the same was given to nobody; one that another tab was given stands.
+        this_attempt.filter(checkout_id="").update(checkout_state=Payment.CheckoutState.FAILED)
         raise
-    this_attempt.update(checkout_id=checkout.id, look_at=now + LOOK_AFTER)
+    written = this_attempt.filter(checkout_id="").update(
+        checkout_id=checkout.id, checkout_state=Payment.CheckoutState.OPEN, look_at=now + LOOK_AFTER
+    )
+    if not (written or this_attempt.filter(checkout_id=checkout.id).exists()):
+        raise ProviderAway("attempt_is_over")  # another tab had an error and began anew: its page stands
     return checkout
 
 
 def _begin_attempt(payment: Payment, now: datetime) -> None:
     """Number a new attempt; of two tabs at one moment the second goes on with the first one's."""
-    Payment.objects.filter(pk=payment.pk, attempt=payment.attempt).update(
+    as_read = Payment.objects.filter(
+        pk=payment.pk,
+        attempt=payment.attempt,
+        checkout_id=payment.checkout_id,
+        checkout_state=payment.checkout_state,
+    )
+    as_read.update(
         attempt=payment.attempt + 1,
         checkout_id="",
         checkout_state=Payment.CheckoutState.OPEN,
@@ -134,12 +163,9 @@ def _begin_attempt(payment: Payment, now: datetime) -> None:
 
 def settle(checkout: Checkout, *, provider: str, event_id: str, now: datetime) -> Outcome:
     """Have what a provider says of an attempt its effect, once; an order that is paid by it starts."""
-    outcome = payments.once(
+    return payments.once(
         provider=provider, event_id=event_id, effect=lambda: apply(checkout, provider, now), now=now
     )
-    if outcome is Outcome.TAKEN:
-        payments.start_if_paid(Order.objects.get(payment__reference=checkout.reference), now)
-    return outcome
 
 
 def apply(checkout: Checkout, provider: str, now: datetime) -> Outcome:

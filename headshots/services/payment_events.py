@@ -2,7 +2,7 @@
 
 An event that contradicts our own record changes nothing, is audited, and is answered like one that was
 understood: delivering it again would contradict us again, and Stripe switches an endpoint off that refuses
-for days, and with it the events of everybody else's payments.
+for days, and with it the events of everybody else's payments. A dispute alone counts whatever sum it names.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from django.conf import settings
 
 from headshots.hints import Task, enqueue
-from headshots.models import Dispute, Order, Payment, Refund
+from headshots.models import Dispute, Payment, Refund
 from headshots.payments import provider as provider_named
 from headshots.payments import stripe_objects as objects
 from headshots.payments.stripe_events import Event
@@ -45,13 +45,9 @@ def receive(event: Event, now: datetime) -> Outcome:
         return Outcome.MISMATCH
     _remember_charge(event.about)
     effect = _EFFECTS[event.kind]
-    outcome = payments.once(
+    return payments.once(
         provider=PROVIDER, event_id=event.id, effect=lambda: effect(event.about, now), now=now
     )
-    if outcome is Outcome.TAKEN and isinstance(event.about, objects.Session):
-        reference = event.about.client_reference_id
-        payments.start_if_paid(Order.objects.get(payment__reference=reference), now)
-    return outcome
 
 
 def _session(session: objects.Session, now: datetime) -> Outcome:
@@ -77,16 +73,19 @@ def _charge_refunded(charge: objects.Charge, now: datetime) -> Outcome:
         return payments.mismatch(payment, "amount", now)
     if payment.charge_reference not in ("", charge.payment_intent):
         return payments.mismatch(payment, "charge", now)
-    Payment.objects.filter(pk=payment.pk).update(look_at=now)
-    enqueue(Task.SETTLE)
-    return Outcome.NOTED
+    return _look(payment, now)
 
 
 def _refund_failed(refund: objects.RefundObject, now: datetime) -> Outcome:
-    payment = _payment(reference=refund.metadata.get(objects.METADATA_PAYMENT))
+    """One of ours is known by its number; one made by hand is a hint to look at its charge again."""
+    reference = refund.metadata.get(objects.METADATA_PAYMENT)
+    payment = _payment(charge=refund.payment_intent, reference=reference)
     if payment is None:
         return Outcome.FOREIGN
-    sequence = refund.metadata.get(objects.METADATA_SEQUENCE, "")
+    sequence = refund.metadata.get(objects.METADATA_SEQUENCE)
+    if sequence is None:
+        is_known = refund.currency == payment.currency
+        return _look(payment, now) if is_known else payments.mismatch(payment, "currency", now)
     row = payment.refunds.filter(sequence=int(sequence) if sequence.isdecimal() else 0).first()
     if row is None or row.provider_id not in ("", refund.id):
         return payments.mismatch(payment, "refund", now)
@@ -95,13 +94,21 @@ def _refund_failed(refund: objects.RefundObject, now: datetime) -> Outcome:
     return payments.fail_refund(row, refund.returned().failure or "failed", now, provider_id=refund.id)
 
 
+def _look(payment: Payment, now: datetime) -> Outcome:
+    """Have the provider asked what went back of a charge: events of it may come late and in any order."""
+    Payment.objects.filter(pk=payment.pk).update(look_at=now)
+    enqueue(Task.SETTLE)
+    return Outcome.NOTED
+
+
 def _disputed(dispute: objects.Dispute, now: datetime) -> Outcome:
-    """Opened or closed, in whichever order we are told: an end is never taken back."""
+    """Opened or closed, in whichever order we are told: an end is never taken back.
+
+    It counts by its charge alone. The sum is the bank's, in a currency of its own and at its own rate.
+    """
     payment = _payment(charge=dispute.payment_intent)
     if payment is None:
         return Outcome.FOREIGN
-    if dispute.currency != payment.currency or dispute.amount > payment.amount_cents:
-        return payments.mismatch(payment, "dispute", now)
     state = _DISPUTE_ENDS.get(dispute.status, Dispute.State.OPEN)
     closed_at = None if state == Dispute.State.OPEN else now
     row, is_new = Dispute.objects.get_or_create(
@@ -123,9 +130,24 @@ def _disputed(dispute: objects.Dispute, now: datetime) -> Outcome:
         for due in payment.refunds.filter(state=Refund.State.DUE):
             payments.fail_refund(due, "dispute_lost", now)
     enqueue(Task.SETTLE)
-    reference = payment.order.receipt_id
-    audit.record("payment.disputed", actor=PROVIDER, reference=reference, now=now, state=str(state))
+    if is_new and (difference := _difference(payment, dispute)):
+        payments.mismatch(payment, difference, now)
+    audit.record(
+        "payment.disputed",
+        actor=PROVIDER,
+        reference=payment.order.receipt_id,
+        now=now,
+        state=str(state),
+        amount=dispute.amount,
+        currency=dispute.currency,
+    )
     return Outcome.NOTED
+
+
+def _difference(payment: Payment, dispute: objects.Dispute) -> str:
+    if dispute.currency != payment.currency:
+        return "dispute_currency"
+    return "dispute_amount" if dispute.amount > payment.amount_cents else ""
 
 
 _EFFECTS: Final[Mapping[str, Effect]] = {

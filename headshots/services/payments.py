@@ -20,13 +20,14 @@ from headshots.hints import Task, enqueue
 from headshots.models import Dispute, Mail, Order, Payment, PaymentEvent, Refund, Shot
 from headshots.payments import provider as provider_named
 from headshots.payments.types import Return
-from headshots.services import audit, estimates, mails, queue_clock
+from headshots.services import audit, mails, queue_clock
 from headshots.states import OrderState, ShotState
-from headshots.tiers import CURRENCY, TIERS
+from headshots.tiers import CURRENCY
 
 log = logging.getLogger(__name__)
 
 PAYABLE_STATES: Final = (OrderState.ASSESSING, OrderState.AWAITING_PAYMENT)
+DECIDED_STATES: Final = (OrderState.REFUSED, OrderState.PURGING, OrderState.PURGED)
 FREEZING: Final = (Dispute.State.OPEN, Dispute.State.LOST)
 
 
@@ -74,34 +75,6 @@ def payment_of(order: Order) -> Payment:
 # --- what a provider says ---------------------------------------------------------------------------------
 
 
-def confirm_test_payment(order: Order, now: datetime) -> None:
-    """What the test checkout's button does: the provider's event, delivered to ourselves.
-
-    Raises Refusal: not_payable, or queue_full when the pictures would come too late to be worth the money.
-    """
-    payment = payable(order)
-    if payment.provider != "test":
-        raise Refusal("not_payable")
-    estimates.require_room(TIERS[order.tier], order.expires_at, now)
-    record_event(provider="test", event_id=f"paid-{payment.reference}", reference=payment.reference, now=now)
-
-
-def record_event(*, provider: str, event_id: str, reference: str, now: datetime) -> bool:
-    """Take a verified "paid" event that was compared with the payment: once.
-
-    False when the event, or the payment, was recorded before.
-    """
-
-    def effect() -> Outcome:
-        payment = Payment.objects.filter(provider=provider, reference=reference).first()
-        return take(payment, f"{provider}-{reference}", now) if payment else Outcome.FOREIGN
-
-    outcome = once(provider=provider, event_id=event_id, effect=effect, now=now)
-    if outcome is Outcome.TAKEN:
-        start_if_paid(Order.objects.get(payment__reference=reference), now)
-    return outcome is Outcome.TAKEN
-
-
 def once(*, provider: str, event_id: str, effect: Callable[[], Outcome], now: datetime) -> Outcome:
     """Record an event and have its effect in one transaction; REPEATED, and no effect, the second time.
 
@@ -122,7 +95,7 @@ def once(*, provider: str, event_id: str, effect: Callable[[], Outcome], now: da
 
 
 def take(payment: Payment, charge_reference: str, now: datetime) -> Outcome:
-    """Record that a payment was made, in the caller's transaction.
+    """Record that a payment was made, and start its order, in the caller's transaction.
 
     Money for an order that can no longer be made goes back at once. The order's row is locked: it is either
     refused or fenced after this, and sees the payment, or before, and this sees it.
@@ -136,8 +109,11 @@ def take(payment: Payment, charge_reference: str, now: datetime) -> Outcome:
     )
     if not taken:
         return Outcome.NOTHING_NEW
+    mails.queue(order.pk, Mail.Kind.PLACED, now)  # nobody was written to before
+    if order.state in PAYABLE_STATES:
+        start_if_paid(order, now)
     # An old copy of the database does not know what was delivered after it was made: staff decide there.
-    if order.state not in PAYABLE_STATES and order.purge_reason != "restored":
+    elif order.purge_reason != "restored":
         refund_missing(order, now)
     audit.record(
         "payment.paid",
@@ -150,7 +126,7 @@ def take(payment: Payment, charge_reference: str, now: datetime) -> Outcome:
 
 
 def mismatch(payment: Payment, what: str, now: datetime) -> Outcome:
-    """Put on record that a provider told something else than we know; nothing else is changed."""
+    """Put on record that a provider told something else than we know; that alone changes nothing."""
     log.error("payment %s: the provider's %s is not ours", payment.pk, what)
     audit.record(
         "payment.mismatch",
@@ -173,6 +149,12 @@ def start_if_paid(order: Order, now: datetime) -> None:
         enqueue(Task.RENDER, copies=order.headshots)
 
 
+def is_starting(order: Order) -> bool:
+    """Whether an order is paid and waits for nothing but its start."""
+    is_waiting = order.state == OrderState.AWAITING_PAYMENT
+    return is_waiting and Payment.objects.filter(order=order, state=Payment.State.PAID).exists()
+
+
 # --- what goes back ---------------------------------------------------------------------------------------
 
 
@@ -192,6 +174,12 @@ def refund_missing(order: Order, now: datetime) -> int:
         actor="service",
         now=now,
     )
+
+
+def missing_cents(order: Order) -> int:
+    """What `refund_missing` would give back now, in cents; a purge calls it."""
+    payment = Payment.objects.filter(order=order, state=Payment.State.PAID).first()
+    return _owed_cents(payment, _paid_for(order)[1], list(payment.refunds.all())) if payment else 0
 
 
 @transaction.atomic
@@ -217,16 +205,33 @@ def refund(order: Order, *, pictures: Iterable[int] | None = None, actor: str, n
     return cents
 
 
+@transaction.atomic
 def record_outside_refunds(payment: Payment, total_cents: int, now: datetime) -> int:
-    """Take note that `total_cents` in all went back without us; the cents of it that are new to us."""
-    with transaction.atomic():
-        locked = Payment.objects.select_for_update().get(pk=payment.pk)
-        known = locked.refunds.filter(reason=Refund.Reason.OUTSIDE).values_list("amount_cents", flat=True)
-        if (cents := total_cents - sum(known)) <= 0:
-            return 0
-        _write(locked, cents, Refund.Reason.OUTSIDE, (), now)
-        _audit_refund(locked, cents, locked.provider, now)
-    return cents
+    """Take note that `total_cents` in all went back without us; the cents of it that are new to us.
+
+    Those of before that the provider no longer counts did not arrive: what is owed goes back after all.
+    """
+    locked = Payment.objects.select_for_update().get(pk=payment.pk)
+    known = locked.refunds.filter(reason=Refund.Reason.OUTSIDE).exclude(state=Refund.State.FAILED)
+    excess_cents = sum(each.amount_cents for each in known) - total_cents
+    has_failed = excess_cents > 0
+    # Only the sum is told: rather one of just that amount than the newest.
+    for row in sorted(known, key=lambda each: (each.amount_cents != excess_cents, -each.sequence)):
+        if excess_cents > 0:
+            fail_refund(row, "failed", now)
+            excess_cents -= row.amount_cents
+    if excess_cents < 0:
+        _write(locked, -excess_cents, Refund.Reason.OUTSIDE, (), now)
+        _audit_refund(locked, -excess_cents, locked.provider, now)
+    if has_failed and _is_decided(locked.order):
+        refund_missing(locked.order, now)
+    return max(0, -excess_cents)
+
+
+def _is_decided(order: Order) -> bool:
+    """Whether no more pictures come of an order, and this database knows which did."""
+    is_over = order.finished_at is not None or order.state in DECIDED_STATES
+    return is_over and order.purge_reason != "restored"
 
 
 def fail_refund(row: Refund, code: str, now: datetime, *, provider_id: str = "") -> Outcome:
@@ -289,6 +294,18 @@ def _paid(order: Order) -> Payment | None:
     return Payment.objects.select_for_update().filter(order=order, state=Payment.State.PAID).first()
 
 
+def _owed_cents(payment: Payment, pictures: set[int], before: list[Refund]) -> int:
+    """What is still owed for `pictures` and those of the refunds `before`.
+
+    Each picture is worth price / headshots; the cents of all together are rounded in the customer's favour.
+    """
+    returned = pictures.union(*(each.pictures for each in before))
+    owed = -(-payment.amount_cents * len(returned) // payment.order.headshots)
+    given = sum(each.amount_cents for each in before if each.reason != Refund.Reason.OUTSIDE)
+    alive = payment.refunds.exclude(state=Refund.State.FAILED).values_list("amount_cents", flat=True)
+    return max(0, min(owed - given, payment.amount_cents - sum(alive)))
+
+
 def _give_back(
     payment: Payment,
     pictures: set[int],
@@ -298,16 +315,9 @@ def _give_back(
     actor: str,
     now: datetime,
 ) -> int:
-    """One row for what is still owed for `pictures` and those of the refunds `before`.
-
-    Each picture is worth price / headshots; the cents of all together are rounded in the customer's favour.
-    """
-    returned = pictures.union(*(each.pictures for each in before))
-    owed = -(-payment.amount_cents * len(returned) // payment.order.headshots)
-    given = sum(each.amount_cents for each in before if each.reason != Refund.Reason.OUTSIDE)
-    alive = payment.refunds.exclude(state=Refund.State.FAILED).values_list("amount_cents", flat=True)
-    cents = min(owed - given, payment.amount_cents - sum(alive))
-    if cents <= 0:
+    """One row for what is still owed for `pictures` and those of the refunds `before`."""
+    cents = _owed_cents(payment, pictures, before)
+    if not cents:
         return 0
     _write(payment, cents, reason, pictures, now)
     _audit_refund(payment, cents, actor, now)

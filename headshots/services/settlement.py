@@ -82,6 +82,10 @@ def _due(now: datetime) -> QuerySet[Refund]:
 
 
 def _send(provider: Provider, refund: Refund, now: datetime, settled: Settled) -> None:
+    if Dispute.objects.filter(payment=refund.payment, state=Dispute.State.LOST).exists():
+        payments.fail_refund(refund, "dispute_lost", now)  # the bank has given the money back already
+        settled.failed += 1
+        return
     pause = min(FIRST_PAUSE * 2 ** min(refund.attempts, 10), LONGEST_PAUSE)
     claimed = Refund.objects.filter(
         pk=refund.pk, state=Refund.State.DUE, attempts=refund.attempts, not_before__lte=now
@@ -176,13 +180,18 @@ def _look_up(provider: Provider, payment: Payment, now: datetime, settled: Settl
 
 
 def _look_for_outside_refunds(provider: Provider, payment: Payment, now: datetime, settled: Settled) -> None:
-    """Once for each payment, and whenever an event says that something went back."""
-    Payment.objects.filter(pk=payment.pk).update(look_at=now + LOOK_INTERVAL)
+    """Once for each payment, and whenever an event says that something went back, or did not arrive."""
+    this_payment = Payment.objects.filter(pk=payment.pk)
+    again_at = now + LOOK_INTERVAL
+    if not this_payment.filter(look_at=payment.look_at).update(look_at=again_at):
+        return
     try:
         given = provider.given_back(payment.charge_reference)
     except (ProviderAway, ProviderRefused) as error:
         log.warning("refunds of payment %s could not be looked up: %s", payment.pk, error.code)
         settled.unanswered += 1
         return
-    payments.record_outside_refunds(payment, given.outside_cents, now)
-    Payment.objects.filter(pk=payment.pk, look_at=now + LOOK_INTERVAL).update(look_at=None)
+    with transaction.atomic():
+        # Unless an event came meanwhile: what was read may be older than it, and is looked for again.
+        if this_payment.filter(look_at=again_at).update(look_at=None):
+            payments.record_outside_refunds(payment, given.outside_cents, now)

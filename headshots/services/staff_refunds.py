@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import Final
 
 from django.db import transaction
+from django.db.models import F, OuterRef, QuerySet, Subquery, Sum
+from django.db.models.functions import Coalesce
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Payment, Refund
@@ -41,6 +43,24 @@ def refund(order: Order, *, pictures: Iterable[int] | None, reason: str, actor: 
         cents=cents,
     )
     return cents
+
+
+def failed_for_good() -> QuerySet[Refund]:
+    """Refunds that did not arrive and that nothing took the place of: staff must find another way.
+
+    Not those that a lost dispute ended: there the bank has given the money back.
+    """
+    alive = Refund.objects.filter(payment=OuterRef("payment")).exclude(state=Refund.State.FAILED)
+    failed = Refund.objects.filter(state=Refund.State.FAILED).exclude(error_code="dispute_lost")
+    return failed.annotate(
+        given_cents=_total_cents(alive),
+        since_cents=_total_cents(alive.filter(sequence__gt=OuterRef("sequence"))),
+    ).filter(since_cents__lt=F("amount_cents"), given_cents__lt=F("payment__amount_cents"))
+
+
+def _total_cents(refunds: QuerySet[Refund]) -> Coalesce:
+    totals = refunds.order_by().values("payment").annotate(total_cents=Sum("amount_cents"))
+    return Coalesce(Subquery(totals.values("total_cents")), 0)
 
 
 def left_cents(order: Order) -> int:

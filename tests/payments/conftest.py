@@ -80,6 +80,13 @@ def deliver(client: Client) -> Callable[..., str]:
     return post
 
 
+@pytest.fixture
+def intent(session_id: str, account: StandIn, deliver: Callable[..., str]) -> str:
+    """The charge of an order that is paid."""
+    assert deliver(account.pay(session_id)) == "taken"
+    return Payment.objects.get().charge_reference
+
+
 def post_event(client: Client, body: bytes, signature: str) -> HttpResponse:
     """One request to the webhook."""
     return client.post(

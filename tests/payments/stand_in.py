@@ -120,8 +120,10 @@ class StandIn:
         self.refunds[refund_id] |= {"status": "failed", "failure_reason": "expired_or_canceled_card"}
         return self.event("refund.failed", self.refunds[refund_id])
 
-    def dispute(self, intent_id: str, status: str = "needs_response", number: int = 1) -> Json:
-        """The customer's bank wants the money back, or the dispute ends."""
+    def dispute(
+        self, intent_id: str, status: str = "needs_response", number: int = 1, **changes: str | int
+    ) -> Json:
+        """The customer's bank wants the money back, or the dispute ends; the sum may be the bank's own."""
         intent = self.intents[intent_id]
         dispute = {
             "id": f"dp_{intent_id}_{number}",
@@ -130,6 +132,7 @@ class StandIn:
             "amount": intent["amount"],
             "currency": intent["currency"],
             "status": status,
+            **changes,
         }
         is_end = status in ("won", "lost", "warning_closed", "prevented")
         return self.event(f"charge.dispute.{'closed' if is_end else 'created'}", dispute)

@@ -3,30 +3,19 @@
 import json
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pytest
 from django.test import Client
 from pytest_django import Settings
 
-from headshots.exceptions import NotFound, Refusal
 from headshots.models import AuditEntry, Dispute, Order, Payment, PaymentEvent, Refund
 from headshots.payments.stripe_events import KINDS
-from headshots.services import (
-    delivery,
-    export,
-    fencing,
-    incarnation,
-    payment_events,
-    payments,
-    purge,
-    settlement,
-)
+from headshots.services import fencing, incarnation, payment_events, payments
 from headshots.states import OrderState
-from headshots.vault.envelope import Kind
-from tests.payments.conftest import finish_with, post_event
-from tests.payments.stand_in import Failure, Json, StandIn, signed
+from tests.payments.conftest import post_event
+from tests.payments.stand_in import Json, StandIn, signed
 
 pytestmark = pytest.mark.django_db
 Deliver = Callable[..., str]
@@ -38,13 +27,6 @@ def everything() -> list[Any]:
     return [list(model.objects.order_by("pk").values()) for model in rows]
 
 
-@pytest.fixture
-def intent(session_id: str, account: StandIn, deliver: Deliver) -> str:
-    """The charge of an order that is paid."""
-    assert deliver(account.pay(session_id)) == "taken"
-    return Payment.objects.get().charge_reference
-
-
 def test_the_event_of_the_payment_starts_the_order(
     session_id: str, account: StandIn, deliver: Deliver
 ) -> None:
@@ -53,6 +35,22 @@ def test_the_event_of_the_payment_starts_the_order(
     payment = Payment.objects.get()
     assert (payment.state, payment.charge_reference) == ("paid", next(iter(account.intents)))
     assert Order.objects.get().state == OrderState.QUEUED
+
+
+def test_paid_and_started_are_written_together(
+    session_id: str, account: StandIn, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody sees an order that is paid and waits for its payment, even if the process dies after it."""
+
+    def die(name: str) -> None:
+        if name == "payment.committed":
+            raise SystemExit
+
+    monkeypatch.setattr(payments, "faultpoint", die)
+    with pytest.raises(SystemExit):
+        deliver(account.pay(session_id))
+
+    assert (Payment.objects.get().state, Order.objects.get().state) == ("paid", OrderState.QUEUED)
 
 
 def test_an_event_that_comes_again_has_no_second_effect(
@@ -282,134 +280,3 @@ def test_money_that_comes_after_the_end_goes_back_whole(
     refund = Refund.objects.get()
     assert (refund.amount_cents, refund.state) == (1900, "due")
     assert Order.objects.get().state == OrderState.PURGING
-
-
-# --- refunds that others make -----------------------------------------------------------------------------
-
-
-def test_a_refund_made_at_stripe_is_recorded_once(
-    intent: str, account: StandIn, now: datetime, deliver: Deliver
-) -> None:
-    first = account.refund_by_hand(intent, 500)
-    settlement.run(now + timedelta(hours=1))
-    second = account.refund_by_hand(intent, 300)
-
-    for event in (second, first, second):
-        deliver(event)
-        settlement.run(now + timedelta(hours=1))
-
-    recorded = [(each.amount_cents, each.reason) for each in Refund.objects.order_by("sequence")]
-    assert recorded == [(500, "outside"), (300, "outside")]
-    assert Payment.objects.get().look_at is None
-
-
-def test_while_stripe_is_away_a_refund_made_there_is_looked_for_again(
-    intent: str, account: StandIn, now: datetime, deliver: Deliver
-) -> None:
-    deliver(account.refund_by_hand(intent, 500))
-    account.failures.extend([Failure(status=500)] * 2)
-    settlement.run(now + timedelta(hours=1))
-    assert not Refund.objects.exists()
-
-    settlement.run(now + timedelta(hours=1) + settlement.LOOK_INTERVAL)
-
-    assert Refund.objects.get().amount_cents == 500
-
-
-@pytest.mark.parametrize(
-    "changes", [{"amount": 1}, {"currency": "eur"}, {"amount_refunded": 1901}, {"payment_intent": "pi_other"}]
-)
-def test_a_refund_that_contradicts_our_record_changes_nothing(
-    intent: str, account: StandIn, deliver: Deliver, changes: Json
-) -> None:
-    account.refund_by_hand(intent, 500)
-
-    assert deliver(account.event("charge.refunded", account._charge(intent) | changes)) == "mismatch"
-
-    assert not Refund.objects.exists()
-
-
-# --- disputes ---------------------------------------------------------------------------------------------
-
-
-def refused(order: Order, now: datetime) -> list[str]:
-    """The codes that reading a picture and the ZIP are refused with."""
-    codes = []
-    for read in (
-        lambda: delivery.open_headshot(order, 1, Kind.HEADSHOT, now),
-        lambda: delivery.stream_archive(order, now),
-    ):
-        with pytest.raises(Refusal) as error:
-            read()
-        codes.append(error.value.code)
-    return codes
-
-
-def test_a_dispute_freezes_the_delivery_until_it_is_won(
-    premium: Order, intent: str, account: StandIn, now: datetime, deliver: Deliver
-) -> None:
-    assert deliver(account.dispute(intent)) == "noted"
-    assert refused(premium, now) == ["payment_disputed"] * 2
-
-    assert deliver(account.dispute(intent, "won")) == "noted"
-
-    assert refused(premium, now) == ["headshot_not_found"] * 2  # the usual answer: none is finished
-    assert Dispute.objects.get().state == "won"
-
-
-def test_a_lost_dispute_stays_frozen_and_no_refund_is_sent_on_top(
-    premium: Order, intent: str, account: StandIn, now: datetime, deliver: Deliver
-) -> None:
-    finish_with(premium, 40, now)
-    deliver(account.dispute(intent))
-
-    deliver(account.dispute(intent, "lost"))
-
-    assert refused(premium, now) == ["payment_disputed"] * 2
-    assert (Refund.objects.get().state, Refund.objects.get().error_code) == ("failed", "dispute_lost")
-
-
-def test_an_end_that_overtakes_its_beginning_is_not_taken_back(
-    premium: Order, intent: str, account: StandIn, deliver: Deliver
-) -> None:
-    created, closed = account.dispute(intent), account.dispute(intent, "won")
-
-    assert [deliver(closed), deliver(created), deliver(closed)] == ["noted", "nothing_new", "repeated"]
-
-    assert Dispute.objects.get().state == "won"
-    assert not payments.is_frozen(premium)
-
-
-def test_a_dispute_that_overtakes_its_payment_is_kept(
-    session_id: str, premium: Order, account: StandIn, deliver: Deliver
-) -> None:
-    paid = account.pay(session_id)
-    intent = next(iter(account.intents))
-
-    assert deliver(account.dispute(intent)) == "noted"  # Stripe was asked whose charge it is
-    assert deliver(paid) == "taken"
-
-    assert payments.is_frozen(premium)
-
-
-def test_a_dispute_is_asked_for_again_while_stripe_cannot_say_whose_it_is(
-    session_id: str, account: StandIn, deliver: Deliver
-) -> None:
-    account.pay(session_id)
-    account.failures.extend([Failure(status=500)] * 2)
-
-    assert deliver(account.dispute(next(iter(account.intents)))) == "503 stripe_500"
-
-    assert not Dispute.objects.exists()
-
-
-def test_a_disputed_order_can_be_deleted(
-    premium: Order, intent: str, account: StandIn, now: datetime, deliver: Deliver
-) -> None:
-    deliver(account.dispute(intent))
-
-    purge.request(premium, actor="customer", now=now)
-
-    assert Order.objects.get().state in (OrderState.PURGING, OrderState.PURGED)
-    with pytest.raises(NotFound):
-        list(export.stream(premium, now))
