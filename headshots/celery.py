@@ -2,7 +2,8 @@
 
 import logging.config
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from celery import Celery
 from celery.signals import setup_logging
@@ -11,30 +12,42 @@ from kombu import Queue
 from kombu.exceptions import OperationalError
 
 from headshots import logs
-from headshots.hints import Task, carry_by
+from headshots.hints import HINT_SECONDS, Task, carry_by
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "headshots.settings")
 
 
 app = Celery("headshots")
 
+# A Redis that vanished without a word is waited for this long, not for ever. A worker that waits for work is
+# not cut off: it reads from a socket only once something is there, and asks for a message a second at a time.
+# RabbitMQ's client has limits of its own.
+_REDIS_OPTIONS: Final[dict[str, Any]] = {
+    "visibility_timeout": 3600,
+    "socket_connect_timeout": 2,
+    "socket_timeout": 5,
+    "socket_keepalive": True,
+}
+
+
+def transport_options(broker_url: str, folder: Path) -> dict[str, Any]:
+    """What the broker's transport is told; without a URL it is a folder."""
+    if not broker_url:
+        return {
+            "data_folder_in": str(folder),
+            "data_folder_out": str(folder),
+            "control_folder": str(folder / "control"),
+            "polling_interval": 0.2,
+        }
+    return dict(_REDIS_OPTIONS) if broker_url.startswith("redis") else {}
+
 
 def _configure() -> None:
-    folder = str(settings.DATA / "queue")
-    is_embedded = not settings.BROKER_URL
+    folder = settings.DATA / "queue"
     app.conf.update(
         broker_url=settings.BROKER_URL or "filesystem://localhost",
         include=["headshots.tasks", "headshots.worker"],
-        broker_transport_options=(
-            {
-                "data_folder_in": folder,
-                "data_folder_out": folder,
-                "control_folder": f"{folder}/control",
-                "polling_interval": 0.2,
-            }
-            if is_embedded
-            else {"visibility_timeout": 3600}
-        ),
+        broker_transport_options=transport_options(settings.BROKER_URL, folder),
         broker_connection_retry_on_startup=True,
         task_default_queue="cpu",
         task_queues=(Queue("cpu"), Queue("gpu")),
@@ -42,6 +55,8 @@ def _configure() -> None:
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
+        # Once more, for a connection that the broker's restart closed; a customer's request waits meanwhile.
+        task_publish_retry_policy={"max_retries": 1, "interval_start": 0},
         task_acks_late=True,
         task_reject_on_worker_lost=True,  # safe: attempts are counted in the rows
         worker_prefetch_multiplier=1,
@@ -69,7 +84,7 @@ def _send(task: Task, ids: tuple[str, ...], copies: int) -> None:
     """Send by name: an unreachable broker is not an error here, since the sweep sends the hint again."""
     for _ in range(copies):
         try:
-            app.tasks[task].apply_async(args=ids)
+            app.tasks[task].apply_async(args=ids, expires=HINT_SECONDS)
         except (OperationalError, OSError):
             return
 

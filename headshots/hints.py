@@ -25,6 +25,8 @@ class Task(StrEnum):
 
 Sender: TypeAlias = Callable[[Task, tuple[str, ...], int], None]  # (task, ids, copies)
 
+# Then the sweep or the schedule has given another; without an end they would pile up behind a busy worker.
+HINT_SECONDS: Final = 60
 MAX_COPIES: Final = 4  # wakes several workers for a pack; a hint without work costs a millisecond
 _senders: list[Sender] = []
 

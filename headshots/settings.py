@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
@@ -45,6 +45,18 @@ def _secret_key(path: Path) -> str:
     return path.read_text()
 
 
+# A server that vanished without a word is noticed after 20 s, so that a heartbeat on a new connection still
+# comes within the lease. Queries may take longer: the kernels of both sides answer for it.
+POSTGRES_OPTIONS: Final[dict[str, Any]] = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+
+
 def _database(url: str) -> dict[str, Any]:
     if not url:
         return {
@@ -71,6 +83,7 @@ def _database(url: str) -> dict[str, Any]:
         "PORT": str(parts.port or ""),
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": POSTGRES_OPTIONS,
     }
 
 
@@ -177,6 +190,8 @@ WEIGHTS_LICENCES = parse_licences(ENVIRONMENT.weights_licences)
 FREE_WORK = ENVIRONMENT.free_work
 FREE_PER_HOUR = ENVIRONMENT.free_per_hour
 FREE_PER_DAY = ENVIRONMENT.free_per_day
+PREMIUM_PER_HOUR = ENVIRONMENT.premium_per_hour
+PREMIUM_PER_DAY = ENVIRONMENT.premium_per_day
 TRUSTED_PROXIES = parse_networks(ENVIRONMENT.trusted_proxies)
 PAYMENTS = ENVIRONMENT.payments
 STRIPE_SECRET_KEY = ENVIRONMENT.stripe_secret_key

@@ -188,7 +188,7 @@ def _render_waiting(now: datetime) -> None:
 
 
 def _mend(now: datetime) -> None:
-    if not maintenance.problem():
+    if not workers.problem():
         shots.mend(now)
 
 

@@ -18,6 +18,8 @@ from headshots.exceptions import Refusal
 from headshots.services import marks
 
 MAX_SKEW: Final = timedelta(seconds=60)
+# Of a machine that judges leases, ahead of the database: a quarter of a lease, of which three are kept.
+MAX_LEAD: Final = timedelta(seconds=15)
 # Between two measurements the database's clock is this process's own count of seconds onwards from the first.
 DATABASE_INTERVAL_SECONDS: Final = 10.0
 MARK_STEP: Final = timedelta(seconds=5)  # how far the mark may lag behind; it is one small file write
@@ -64,7 +66,8 @@ def now() -> datetime:
         seen.at + timedelta(seconds=ticks - seen.ticks),
         _database_time(seen) or mark.at,
     )
-    seen.at, seen.ticks = at, ticks
+    # After the database's answer, whose seconds `at` has in it already; and before `at`, for other threads.
+    seen.ticks, seen.at = _ticks(), at
     _seen[path] = seen
     if at - mark.at >= MARK_STEP:
         _raise_mark(path, at, mark.era)
@@ -85,6 +88,26 @@ def problem() -> str:
     if apart <= MAX_SKEW:
         return ""
     return f"the clocks of this machine, its past and the database are {apart.total_seconds():.0f} s apart"
+
+
+def lead() -> timedelta:
+    """How far `now()` is ahead of the database's clock; nothing where that has none of its own."""
+    current = now()
+    database = _database_time(_seen[_path()])
+    return current - database if database else timedelta(0)
+
+
+def lead_problem() -> str:
+    """Why this machine may not judge leases: those that others keep alive look lapsed to it. Empty if it may.
+
+    A clock that is behind does no harm, since `now()` is then the database's.
+    """
+    ahead = lead()
+    if ahead <= MAX_LEAD:
+        return ""
+    return (
+        f"the time of this machine is {ahead.total_seconds():.0f} s ahead of the database's: it takes no work"
+    )
 
 
 def require_agreement() -> None:
@@ -142,7 +165,10 @@ def _database_time(seen: _Seen) -> datetime | None:
     """
     ticks = _ticks()
     if ticks - seen.database_ticks >= DATABASE_INTERVAL_SECONDS:
-        seen.database_at, seen.database_ticks = ask_database(), ticks
+        # Counted from the answer on: a server that takes seconds over it must not set this machine ahead.
+        answer = ask_database()
+        seen.database_ticks = ticks = _ticks()
+        seen.database_at = answer
     return seen.database_at and seen.database_at + timedelta(seconds=ticks - seen.database_ticks)
 
 

@@ -105,7 +105,7 @@ def _restore() -> Iterator[tuple[str, str]]:
 
 
 def _clocks() -> Iterator[tuple[str, str]]:
-    if found := clock.problem():
+    if found := clock.problem() or clock.lead_problem():
         yield f"{found}; once they are right: manage.py purge --reset-clock", DELETED
 
 

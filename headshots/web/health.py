@@ -1,4 +1,8 @@
-"""Whether the process lives, and whether the service may take somebody's photo right now."""
+"""Whether the process lives, whether somebody's photo may be taken right now, and whether pictures are made.
+
+The first is for whoever restarts this process, the second for whoever sends it requests. The third is for
+whoever is called: without workers the site still takes, shows, gives out and deletes.
+"""
 
 import os
 from datetime import timedelta
@@ -10,7 +14,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 
 from headshots.models import Heartbeat, Order
-from headshots.services import clock, maintenance, purge
+from headshots.services import clock, maintenance, purge, workers
 from headshots.web.pages import answers
 
 PURGE_PATIENCE: Final = timedelta(minutes=10)
@@ -25,9 +29,22 @@ def alive(request: HttpRequest) -> HttpResponseBase:
 @answers("GET")
 def ready(request: HttpRequest) -> HttpResponseBase:
     """200 while orders can be taken and deleted; 503 with the reasons otherwise."""
-    reasons = _reasons()
+    return _answer("ready", _reasons())
+
+
+@answers("GET")
+def working(request: HttpRequest) -> HttpResponseBase:
+    """200 while whatever waits to be rendered is in the hands of workers that move; 503 with the reasons."""
+    try:
+        reasons = workers.complaints(clock.now())
+    except DatabaseError:
+        reasons = ["the database does not answer"]
+    return _answer("working", reasons)
+
+
+def _answer(word: str, reasons: list[str]) -> HttpResponseBase:
     return JsonResponse(
-        {"ready": not reasons, "reasons": reasons},
+        {word: not reasons, "reasons": reasons},
         status=503 if reasons else 200,
         headers={"Cache-Control": "no-store"},
     )

@@ -153,6 +153,31 @@ def test_a_dropped_photo_is_taken_and_a_refused_one_explained(
     page.wait_for_url(re.compile("/receipts/"))
 
 
+def test_the_focus_stays_where_it_is_while_pictures_arrive(
+    open_page: Callable[..., Page], photo: Path
+) -> None:
+    page = open_page()
+    page.goto("/new?tier=premium")
+    page.set_input_files("#selfie", photo)
+    agree_and_send(page)
+    page.click("text=Go to the checkout", timeout=PATIENCE_MS)
+    page.click("text=Pretend to pay $19.00")
+    pictures = page.locator(".gallery img")
+    expect(pictures.first).to_be_visible()
+
+    for link in (".gallery a.frame", ".gallery a.get", "text=finished as ZIP"):
+        page.locator(link).first.focus()
+        focused = page.evaluate("document.activeElement.href")
+        count = pictures.count()  # after the focus: whatever comes from now on comes while it is there
+        expect(pictures).not_to_have_count(count)
+        assert page.evaluate("document.activeElement.href") == focused
+        assert focused
+
+    page.click("text=Delete everything now")
+    page.click("text=Yes, delete everything")
+    page.wait_for_url(re.compile("/receipts/"))
+
+
 def test_the_whole_way_without_scripts(open_page: Callable[..., Page], photo: Path) -> None:
     page = open_page(scripts=False)
     page.goto("/new")

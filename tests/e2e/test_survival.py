@@ -1,8 +1,8 @@
 """What customers paid for is delivered, each picture once, whatever dies underneath.
 
-Four GPU workers under Celery share a deep queue on Postgres and Redis. One shot in ten kills, stops or breaks
-the process that makes it. Meanwhile machines die, messages are doubled and lost, Redis is killed and emptied,
-and the database crashes.
+Four GPU workers under Celery share a deep queue on Postgres and Redis, or RabbitMQ. One shot in ten kills,
+stops or breaks the process that makes it. Meanwhile machines die, messages are doubled and lost, the broker
+is killed and emptied, and the database crashes.
 """
 
 import os
@@ -21,7 +21,6 @@ from typing import Final
 import psycopg
 import pytest
 from pytest_django import Settings
-from redis import Redis
 
 from headshots import worker
 from headshots.env import ROOT, Environment
@@ -29,14 +28,18 @@ from headshots.models import Shot
 from headshots.services import claiming, orders
 from headshots.services.orders import Placed
 from headshots.tiers import TIERS
+from tests.e2e import brokers
+from tests.e2e.brokers import Broker, RabbitBroker, RedisBroker
 from tests.e2e.postgres import PostgresServer, running_postgres
 from tests.e2e.test_workers import drive
 from tests.e2e.worker_driver import FAULTS
-from tests.vault.servers import RedisServer
 
 PACK: Final = 50
 SPARES: Final = TIERS["premium"].spares
-SHOTS: Final = int(os.environ.get("SURVIVAL_SHOTS", "2000"))
+SHOTS: Final = {
+    RedisBroker: int(os.environ.get("SURVIVAL_SHOTS", "2000")),
+    RabbitBroker: int(os.environ.get("SURVIVAL_SHOTS_RABBITMQ", "200")),
+}
 FAULT_PERCENT: Final = 10
 WORKERS: Final = 4
 LEASE_SECONDS: Final = 2.0
@@ -50,11 +53,11 @@ class Fleet:
 
     folder: Path
     postgres: PostgresServer
-    redis: RedisServer
+    broker: Broker
+    shots: int
     workers: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
     wakes: dict[int, float] = field(default_factory=dict)  # a group's number is negative
     stops_seen: int = 0
-    messages: list[bytes] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -62,7 +65,7 @@ class Fleet:
         return {
             **os.environ,
             "DATABASE_URL": self.postgres.url,
-            "BROKER_URL": self.redis.url.replace("unix://", "redis+socket://"),
+            "BROKER_URL": self.broker.url,
             "LEASE_SECONDS": str(LEASE_SECONDS),
             "OMP_NUM_THREADS": "1",
         }
@@ -103,11 +106,7 @@ def _signal(pid: int, number: int) -> None:
 
 def lose_and_double_messages(fleet: Fleet) -> None:
     """Of the messages that wait every other one is lost, and the rest are there twice."""
-    with Redis.from_url(fleet.redis.url) as client:
-        fleet.messages = client.lrange("gpu", 0, -1)[::2]
-        assert len(fleet.messages) > WORKERS
-        client.delete("gpu")
-        client.rpush("gpu", *fleet.messages, *fleet.messages)
+    assert fleet.broker.lose_and_double() > WORKERS
 
 
 def lose_a_machine(fleet: Fleet) -> None:
@@ -133,17 +132,14 @@ def stop_a_worker(fleet: Fleet) -> None:
     fleet.wakes[group] = time.monotonic() + LEASE_SECONDS + 1
 
 
-def kill_redis(fleet: Fleet) -> None:
-    """It comes back empty; then old messages arrive again."""
-    fleet.redis.restart()
-    with Redis.from_url(fleet.redis.url) as client:
-        client.rpush("gpu", *fleet.messages)
+def kill_broker(fleet: Fleet) -> None:
+    """It comes back; then old messages arrive again."""
+    fleet.broker.kill()
 
 
-def flush_redis(fleet: Fleet) -> None:
-    """Every key goes: messages, what was not acknowledged, the queues' own names."""
-    with Redis.from_url(fleet.redis.url) as client:
-        client.flushall()
+def empty_broker(fleet: Fleet) -> None:
+    """No message is left."""
+    fleet.broker.empty()
 
 
 def crash_postgres(fleet: Fleet) -> None:
@@ -158,13 +154,13 @@ DISTURBANCES: Final[Sequence[tuple[float, Callable[[Fleet], None]]]] = (
     (0.0, lose_and_double_messages),
     (0.1, lose_a_machine),
     (0.2, stop_a_worker),
-    (0.3, kill_redis),
+    (0.3, kill_broker),
     (0.4, orphan_a_child),
-    (0.5, flush_redis),
+    (0.5, empty_broker),
     (0.6, crash_postgres),
     (0.7, lose_a_machine),
     (0.8, stop_a_worker),
-    (0.9, kill_redis),
+    (0.9, kill_broker),
 )
 
 
@@ -172,12 +168,11 @@ DISTURBANCES: Final[Sequence[tuple[float, Callable[[Fleet], None]]]] = (
 
 
 @contextmanager
-def running_fleet(folder: Path) -> Iterator[Fleet]:
+def running_fleet(folder: Path, kind: type[RedisBroker | RabbitBroker]) -> Iterator[Fleet]:
     """Servers and a data folder, no worker yet; nothing of it is left running."""
-    (folder / "redis").mkdir()
     (folder / "data").mkdir(mode=0o700)
-    with running_postgres() as postgres:
-        fleet = Fleet(folder / "data", postgres, RedisServer(folder / "redis"))
+    with running_postgres() as postgres, brokers.running(kind, folder) as broker:
+        fleet = Fleet(folder / "data", postgres, broker, SHOTS[kind])
         try:
             yield fleet
         finally:
@@ -186,7 +181,6 @@ def running_fleet(folder: Path) -> Iterator[Fleet]:
                 each.wait()
             for pid in fleet.wakes:
                 _signal(pid, signal.SIGKILL)
-            fleet.redis.stop()
 
 
 def progress(fleet: Fleet) -> tuple[int, int]:
@@ -209,7 +203,7 @@ def survive(fleet: Fleet) -> None:
     began = time.monotonic()
     while (state := progress(fleet))[1]:
         assert time.monotonic() - began < PATIENCE_SECONDS, f"{state[0]} pictures, {state[1]} left"
-        while disturbances and state[0] >= disturbances[0][0] * SHOTS:
+        while disturbances and state[0] >= disturbances[0][0] * fleet.shots:
             disturbances.pop(0)[1](fleet)
         while len(fleet.workers) < WORKERS:
             fleet.start_worker()
@@ -219,9 +213,12 @@ def survive(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_every_picture_is_delivered_once_whatever_dies(tmp_path: Path) -> None:
-    with running_fleet(tmp_path) as fleet:
-        drive(fleet.folder, "prepare", SHOTS // PACK, PACK, SPARES, environment=fleet.environment)
+@pytest.mark.parametrize("kind", SHOTS)
+def test_every_picture_is_delivered_once_whatever_dies(
+    tmp_path: Path, kind: type[RedisBroker | RabbitBroker]
+) -> None:
+    with running_fleet(tmp_path, kind) as fleet:
+        drive(fleet.folder, "prepare", fleet.shots // PACK, PACK, SPARES, environment=fleet.environment)
         survive(fleet)
         found = drive(fleet.folder, "read", environment=fleet.environment)
 
@@ -230,8 +227,8 @@ def test_every_picture_is_delivered_once_whatever_dies(tmp_path: Path) -> None:
     assert fleet.lines("late")  # and who was taken for dead came too late
     assert found["orders"] == ["ready"]
     assert set(found["shots"]) <= {"done", "surplus"}  # spares that were not needed
-    assert len({picture.split()[0] for picture in found["pictures"]}) == SHOTS
-    assert found["stored"] == SHOTS
+    assert len({picture.split()[0] for picture in found["pictures"]}) == fleet.shots
+    assert found["stored"] == fleet.shots
     assert (found["unknown"], found["missing"]) == (0, 0)
     assert max(Counter(fleet.lines("diary")).values()) == 1
 

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 FAULTY_SHOTS = int(os.environ.get("FAULTY_SHOTS", "100"))  # 2000 for the acceptance run
 FAULT_PERCENT = 10
+POISON = 3  # the third shot of the first order
 
 
 @pytest.fixture
@@ -126,6 +127,18 @@ def test_several_processes_share_an_order_and_make_the_same_pictures(folder: Pat
     assert len(read[1]["pictures"]) == 8
     assert read[2]["pictures"] == read[1]["pictures"]
     assert read[4]["pictures"] == read[1]["pictures"]
+
+
+def test_a_shot_that_kills_every_worker_is_given_up_and_takes_nobody_along(folder: Path) -> None:
+    drive(folder, "prepare", 2, 8)
+    worked = drive(folder, "work", 2, 0, 0, POISON)
+    found = drive(folder, "read")
+
+    assert worked["deaths"] == 3  # twice with the shots beside it, the third time alone
+    assert (found["orders"], found["shots"]) == (["ready"], ["done", "failed"])
+    assert len(found["pictures"]) == 15
+    assert found["stored"] == 15
+    assert (found["most_attempts"], found["unknown"], found["missing"]) == (3, 0, 0)
 
 
 def test_dying_stopped_and_broken_workers_deliver_every_headshot_once(folder: Path) -> None:

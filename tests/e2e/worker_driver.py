@@ -1,13 +1,14 @@
 """Many worker processes on one data folder, some of which die, stop for longer than their lease, or break.
 
     python -m tests.e2e.worker_driver FOLDER prepare ORDERS HEADSHOTS [SPARES]  places paid orders
-    python -m tests.e2e.worker_driver FOLDER work PROCESSES [FAULTS [MILLISECONDS]]  renders them
+    python -m tests.e2e.worker_driver FOLDER work PROCESSES [FAULTS [MILLISECONDS [POISON]]]  renders them
     python -m tests.e2e.worker_driver FOLDER read                     what was delivered
 
 Each prints one line of JSON. Services, vault and database are the real ones. `work` forks processes that do
 what a worker's child does, and forks another for each that dies. Without FAULTS the preview engine makes the
 pictures; with it an engine that counts: FAULTS % of the shots have a fault that strikes once, at the first
-attempt, and a picture takes MILLISECONDS of a device.
+attempt, and a picture takes MILLISECONDS of a device. The shot number POISON kills each process that claims
+it, with everything that it claimed beside it.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ import django
 
 LEASE_SECONDS: Final = 2.0
 PATIENCE_SECONDS: Final = 400.0
+PLACES_BESIDE_POISON: Final = 6
 FAULTS: Final = ("kill", "stop", "raise", "late kill")
 
 
@@ -35,9 +37,10 @@ def prepare(folder: Path, order_count: int, shot_count: int, spares: int = 0) ->
 
     from headshots import celery, tasks  # noqa: F401 (hints are sent)
     from headshots.models import Order
-    from headshots.services import clock, orders, payments
+    from headshots.services import clock, orders
     from headshots.services.consent import Consent
     from pipelines.sample import sample_selfie
+    from tests.paying import pay
 
     call_command("migrate", verbosity=0, skip_checks=True)
     call_command("seed_styles", stdout=sys.stderr)
@@ -52,11 +55,13 @@ def prepare(folder: Path, order_count: int, shot_count: int, spares: int = 0) ->
             now=clock.now(),
         )
         orders.accept(placed.order, clock.now())
-        payments.confirm_test_payment(Order.objects.get(pk=placed.order.pk), clock.now())
+        pay(Order.objects.get(pk=placed.order.pk), clock.now())
     return {"orders": order_count}
 
 
-def work(folder: Path, processes: int, faults: int = 0, milliseconds: int = 0) -> dict[str, Any]:
+def work(
+    folder: Path, processes: int, faults: int = 0, milliseconds: int = 0, poison: int = 0
+) -> dict[str, Any]:
     """Render everything with `processes` at a time; what it took."""
     from django.conf import settings
     from django.db import connections
@@ -70,7 +75,7 @@ def work(folder: Path, processes: int, faults: int = 0, milliseconds: int = 0) -
         assert time.monotonic() - began < PATIENCE_SECONDS, "orders are left over"
         connections.close_all()  # before any fork
         while len(alive) < processes:
-            alive.add(_forked(lambda: _live(folder, faults, milliseconds)))
+            alive.add(_forked(lambda: _live(folder, faults, milliseconds, poison)))
         time.sleep(0.05)
         while alive and (ended := os.waitpid(-1, os.WNOHANG | os.WUNTRACED))[0]:
             pid, status = ended
@@ -144,14 +149,14 @@ def _forked(live: Callable[[], None]) -> int:
         os._exit(1)
 
 
-def _live(folder: Path, faults: int, milliseconds: int) -> None:
+def _live(folder: Path, faults: int, milliseconds: int, poison: int) -> None:
     """What a worker's child does: look for work every now and then, and render."""
     from headshots import tasks
     from headshots.rendering import tolerant
     from headshots.services import clock, shots
 
-    if faults or milliseconds:
-        engine = FaultyEngine(folder / "struck", faults, milliseconds=milliseconds)
+    if faults or milliseconds or poison:
+        engine = FaultyEngine(folder / "struck", faults, milliseconds=milliseconds, poison=poison)
         tasks._engine = lambda: engine  # type: ignore[assignment]
     while True:
         tolerant("render", lambda now: tasks.drain())
@@ -165,22 +170,30 @@ def _stop() -> None:
 
 
 class FaultyEngine:
-    """Makes a small picture at once, except where a fault strikes: each shot's at most once."""
+    """Makes a small picture at once, except where a fault strikes: each shot's at most once, or each time."""
 
     name = "faulty"
     proof: Final[dict[str, str]] = {}
 
     def __init__(
-        self, struck: Path, percent: int, stop: Callable[[], None] = _stop, milliseconds: int = 0
+        self,
+        struck: Path,
+        percent: int,
+        stop: Callable[[], None] = _stop,
+        milliseconds: int = 0,
+        poison: int = 0,
     ) -> None:
-        """`milliseconds` is what a device would be busy with each picture."""
-        self._struck, self._percent, self._stop = struck, percent, stop
+        """`milliseconds` is what a device would be busy with each picture, `poison` a shot's number."""
+        self._struck, self._percent, self._stop, self._poison = struck, percent, stop, str(poison)
+        self._places = PLACES_BESIDE_POISON if poison else 1
         self._seconds = milliseconds / 1000
         struck.mkdir(exist_ok=True)
 
     def run(self, source: Any, sink: Any, cancelled: Any) -> None:
         """See `Engine.run`."""
-        while requests := source(1):
+        while requests := source(self._places):
+            if self._poison in {request.shot_id for request in requests}:
+                os.kill(os.getpid(), signal.SIGKILL)
             for request in requests:
                 fault = self._fault_of(request.shot_id)
                 if fault == "kill":

@@ -13,6 +13,7 @@ from django.db import Error as DatabaseError
 
 from headshots.checks import TAG
 from headshots.management.database import has_unapplied_migrations
+from headshots.services import clock, workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +51,15 @@ class Command(BaseCommand):
         parser.add_argument(
             "--beat", action="store_true", help="also send the periodic hints; one worker of all"
         )
+        parser.add_argument(
+            "--probe",
+            action="store_true",
+            help="start nothing: exit code 0 if this machine's gpu worker is ready and moved within a minute",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["probe"]:
+            sys.exit(_probe(options["role"]))
         from headshots import worker  # brings Celery and numpy, which the other commands have no use for
 
         try:
@@ -68,6 +76,16 @@ class Command(BaseCommand):
         sys.exit(
             worker.run(role.queue, processes=role.processes or options["processes"], beat=options["beat"])
         )
+
+
+def _probe(role: str) -> int:
+    """The exit code that says whether a worker of this machine moves."""
+    if role != "gpu":
+        raise CommandError("--probe is of the gpu role")
+    try:
+        return 0 if workers.has_moved_here(clock.now()) else 1
+    except DatabaseError as error:
+        raise CommandError(f"the database does not answer: {type(error).__name__}") from None
 
 
 def _require_weights() -> None:
