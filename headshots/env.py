@@ -6,7 +6,7 @@ given as files in `HEADSHOTS_SECRETS_DIR`, one file per variable. All mistakes a
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from headshots.services.networks import parse_networks
 from pipelines.weights_manifest import KEYS
 
+# A write to a bucket may end 75 s after it began: three tries, each 5 s to connect and 20 s to wait.
+BUCKET_SETTLE_SECONDS: Final = 120
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -137,14 +139,17 @@ class Environment(BaseSettings):
         "cuda", alias="DEVICE", description="where `instantid` renders, `cuda` or `cpu`; never falls back"
     )
     slots: PositiveInt = Field(
-        8, alias="SLOTS", description="pictures that one `instantid` worker has in flight at once"
+        8,
+        alias="SLOTS",
+        description="pictures one `instantid` worker renders at once; small orders get some places more",
     )
     weights_licences: Annotated[str, AfterValidator(_licences)] = Field(
         "",
         alias="WEIGHTS_LICENCES",
         description=(
             "for `instantid`: the licences you hold for weights that are not free for commercial use,"
-            " `antelopev2=contract of 2026-05, instantid=…`; without them premium is not sold"
+            " `antelopev2=contract of 2026-05, instantid=…`; without them premium is not sold, and in"
+            " production no worker starts"
         ),
     )
     free_work: NonNegativeInt = Field(
@@ -159,6 +164,12 @@ class Environment(BaseSettings):
         6, alias="FREE_PER_HOUR", description="free orders of one network (IPv4 address, IPv6 /64) in an hour"
     )
     free_per_day: PositiveInt = Field(20, alias="FREE_PER_DAY", description="the same in a UTC day")
+    premium_per_hour: PositiveInt = Field(
+        12,
+        alias="PREMIUM_PER_HOUR",
+        description="premium orders of one network in an hour, whether they are paid later or not",
+    )
+    premium_per_day: PositiveInt = Field(40, alias="PREMIUM_PER_DAY", description="the same in a UTC day")
     trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
         "",
         alias="TRUSTED_PROXIES",
@@ -215,7 +226,8 @@ class Environment(BaseSettings):
     lease_seconds: PositiveFloat = Field(
         60,
         alias="LEASE_SECONDS",
-        description="how long a worker may be silent before its shot is given to another",
+        description="how long a worker may be silent before its shot is given to another; 30 at least where "
+        "workers are on several machines",
     )
     stuck_seconds: PositiveFloat = Field(
         120,
@@ -225,7 +237,10 @@ class Environment(BaseSettings):
     settle_seconds: PositiveFloat = Field(
         2,
         alias="PURGE_SETTLE_SECONDS",
-        description="pause between the two listings that prove an order is gone",
+        description=(
+            "pause between the two listings that prove an order is gone; with a bucket, production wants 120,"
+            " since a write that was given up may still end"
+        ),
     )
 
 
@@ -245,6 +260,8 @@ def embedded_defaults(environment: Environment) -> list[str]:
         "PICTURE_KEY": environment.picture_key is None,
         "PICTURE_CERTIFICATE": environment.picture_certificate is None,
         "EPOCH_STORE": environment.epoch_store == "memory",
+        "PURGE_SETTLE_SECONDS": environment.blob_store != "disk"
+        and environment.settle_seconds < BUCKET_SETTLE_SECONDS,
         "ENGINE": environment.engine == "preview",
         "PAYMENTS": environment.payments == "test",
         "STRIPE_SECRET_KEY": "_test_" in environment.stripe_secret_key[:8],

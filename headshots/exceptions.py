@@ -22,10 +22,10 @@ class NotFound(Refusal):
 
 
 class TooMany(Refusal):
-    """A network has had its free orders; more can be placed in `retry_after_seconds`."""
+    """A network has had its orders of a tier; more can be placed in `retry_after_seconds`."""
 
-    def __init__(self, retry_after_seconds: int) -> None:
-        super().__init__("too_many")
+    def __init__(self, retry_after_seconds: int, code: str = "too_many") -> None:
+        super().__init__(code)
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -49,6 +49,11 @@ TEXTS: Final[dict[str, RefusalText]] = {
         400,
         "The connection broke before the whole photo arrived.",
         "Check your connection and send it again.",
+    ),
+    "upload_too_slow": RefusalText(
+        408,
+        "Your connection was too slow, or stood still, before the whole photo arrived.",
+        "Send it again over a better connection, or send a smaller copy.",
     ),
     "malformed_request": RefusalText(
         400, "The request could not be read.", "Load the page again; for programs, see the API description."
@@ -83,6 +88,9 @@ TEXTS: Final[dict[str, RefusalText]] = {
     ),
     "too_many": RefusalText(
         429, "Your network has had its free packs for now.", "Please try again later, or choose premium."
+    ),
+    "too_many_premium": RefusalText(
+        429, "Too many premium packs were ordered from your network for now.", "Please try again later."
     ),
     "bad_address": RefusalText(
         422,
@@ -248,6 +256,11 @@ TEXTS: Final[dict[str, RefusalText]] = {
     "face_blurred": RefusalText(
         422, "Your face is blurred in this photo.", "Hold still, wipe the lens and take it again."
     ),
+    "face_turned": RefusalText(
+        422,
+        "Your face is turned away in this photo.",
+        "Look straight into the camera, held at the height of your eyes.",
+    ),
 }
 
 
@@ -263,6 +276,6 @@ def text_of(error: Refused) -> RefusalText:
         seconds = error.retry_after_seconds
         hours, minutes = divmod(-(-seconds // 60), 60)
         wait = f"{hours} h {minutes} min" if hours else f"{minutes} min"
-        advice = f"Please try again in {wait}, or choose premium."
+        advice = text.advice.replace("later", f"in {wait}")
         return replace(text, advice=advice, retry_after_seconds=seconds)
     return text

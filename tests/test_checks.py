@@ -4,11 +4,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pytest_django import Settings
 
-from headshots.checks import data_folder_is_private, uploads_stay_in_memory
+from headshots.checks import (
+    data_folder_is_private,
+    reports_of_errors_take_no_photo_along,
+    uploads_stay_in_memory,
+)
 from headshots.env import ROOT, Environment
 
 
@@ -105,3 +110,39 @@ def test_the_readme_names_only_tests_that_exist() -> None:
         path, _, test = name.partition("::")
         assert (ROOT / path).exists(), name
         assert not test or f"def {test}(" in (ROOT / path).read_text(), name
+
+
+SENTRY_DEFAULTS = {  # of sentry-sdk 2.75, when it has been started
+    "include_local_variables": True,
+    "max_request_body_size": "medium",
+    "send_default_pii": None,
+    "data_collection": {"provided_by_user": False, "stack_frame_variables": True},
+}
+QUIET = {"include_local_variables": False, "max_request_body_size": "never"}
+
+
+@pytest.mark.parametrize(
+    ("is_started", "options", "named"),
+    [
+        (False, {}, ""),
+        (True, QUIET, ""),
+        (True, {}, "include_local_variables, max_request_body_size"),
+        (True, {**QUIET, "max_request_body_size": "small"}, "max_request_body_size"),
+        (True, {**QUIET, "send_default_pii": True}, "send_default_pii"),
+        (True, {**QUIET, "data_collection": {"provided_by_user": True}}, "data_collection"),
+    ],
+)
+def test_a_reporter_of_errors_that_may_send_photos_is_refused(
+    monkeypatch: pytest.MonkeyPatch, is_started: bool, options: dict[str, object], named: str
+) -> None:
+    client = SimpleNamespace(is_active=lambda: is_started, options={**SENTRY_DEFAULTS, **options})
+    monkeypatch.setitem(sys.modules, "sentry_sdk", SimpleNamespace(get_client=lambda: client))
+
+    found = [error.msg for error in reports_of_errors_take_no_photo_along(None)]
+
+    assert found == ([f"sentry-sdk would send what nobody may keep: {named}."] if named else [])
+
+
+def test_without_a_reporter_of_errors_there_is_nothing_to_refuse() -> None:
+    assert "sentry_sdk" not in sys.modules
+    assert reports_of_errors_take_no_photo_along(None) == []

@@ -21,11 +21,12 @@ from headshots.celery import app
 from headshots.env import ROOT
 from headshots.hints import Task
 from headshots.models import Order, Shot
-from headshots.services import delivery, export, orders, payments, shots
+from headshots.services import delivery, export, orders, shots
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 from tests.api.conftest import ready
 from tests.e2e.service import running, wait_for
+from tests.paying import pay
 
 __all__ = ["ready"]  # a fixture of the API's tests
 
@@ -73,7 +74,7 @@ def test_every_hint_of_an_orders_whole_life_carries_its_id_or_nothing(
         render_all()
         paid = place(tier_slug="premium", style_slugs=("tech",)).order
         orders.accept(paid, timezone.now())
-        payments.confirm_test_payment(Order.objects.get(pk=paid.pk), timezone.now())
+        pay(Order.objects.get(pk=paid.pk), timezone.now())
         Shot.objects.filter(order=free, index=1).update(state=ShotState.FAILED, error_code="gate")
         orders.retry_failed(Order.objects.get(pk=free.pk), actor="ada", now=timezone.now())
         Order.objects.filter(pk=paid.pk).update(

@@ -6,8 +6,8 @@ from typing import Final
 from django.db.models import Count, Q
 
 from headshots.admin.base import Table, counted, length
-from headshots.models import Heartbeat, Order, Shot, StoredObject, Style
-from headshots.services import purge, workers
+from headshots.models import Dispute, Heartbeat, Order, Refund, Shot, StoredObject, Style
+from headshots.services import clock, purge, staff_refunds, workers
 from headshots.states import WORKING_STATES, OrderState, ShotState
 
 LATE: Final = timedelta(minutes=2)  # the purge runs every minute: a second missed round is worth a warning
@@ -21,6 +21,7 @@ def read(now: datetime, *, count_store: bool) -> list[Table]:
         _workers(now),
         _failures(now),
         _switched_off(now),
+        _money(),
         _deletion(now, count_store=count_store),
     ]
 
@@ -59,13 +60,20 @@ def _queue(now: datetime) -> Table:
 def _workers(now: datetime) -> Table:
     known = workers.known(now)
     silent = sum(worker.is_silent(now) for worker in known if worker.leased_shots)
+    ahead = sum(worker.is_ahead(now) for worker in known)
+    problems = []
+    if silent:
+        problems.append(
+            f"{counted(silent, 'worker')} stopped with shots: its device is stuck, or it is gone."
+        )
+    if ahead:
+        limit = f"{clock.MAX_LEAD.total_seconds():.0f} s"
+        problems.append(f"The clock of {counted(ahead, 'worker')} is ahead; beyond {limit} it takes no work.")
     return Table(
         title="Workers that render",
         headers=("Worker", "Last moved", "Shots"),
         rows=[(w.name, f"{length(now - w.moved_at)} ago", w.leased_shots) for w in known],
-        note=f"{counted(silent, 'worker')} stopped with shots: its device is stuck, or it is gone."
-        if silent
-        else "",
+        note=" ".join(problems),
     )
 
 
@@ -86,6 +94,28 @@ def _switched_off(now: datetime) -> Table:
         headers=("Style", "Since"),
         rows=rows,
         note=note if rows else "",
+    )
+
+
+def _money() -> Table:
+    failed = staff_refunds.failed_for_good().count()
+    disputed = Dispute.objects.filter(state=Dispute.State.OPEN).count()
+    problems = []
+    if failed:
+        told = counted(failed, "refund")
+        problems.append(f"{told} did not arrive, and nothing went back since: give it back another way.")
+    if disputed:
+        verb = "waits" if disputed == 1 else "wait"
+        problems.append(f"{counted(disputed, 'dispute')} {verb} for an answer at the provider.")
+    return Table(
+        title="Money",
+        headers=("What", "Now"),
+        rows=[
+            ("refunds to be sent", Refund.objects.filter(state=Refund.State.DUE).count()),
+            ("refunds that failed", failed),
+            ("open disputes", disputed),
+        ],
+        note=" ".join(problems),
     )
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from headshots.admin.base import Table, at, labelled, span
-from headshots.models import AuditEntry, Order, Payment
+from headshots.models import AuditEntry, Order, Payment, Refund
 from headshots.states import ShotState
 
 PURGE_STEPS: Final = (
@@ -84,15 +84,33 @@ def _money(order: Order) -> Table:
         )
         if payment.paid_at:
             rows.append(("paid", f"{payment.amount_cents} {currency}", payment.provider, at(payment.paid_at)))
+        rows.extend(_refund_row(each, currency) for each in payment.refunds.order_by("sequence"))
         rows.extend(
-            ("refunded", f"-{refund.amount_cents} {currency}", refund.reason, at(refund.created_at))
-            for refund in payment.refunds.order_by("sequence")
+            # Its sum is the bank's, maybe in another currency.
+            (f"dispute {each.state}", each.amount_cents, each.provider_id, at(each.opened_at))
+            for each in payment.disputes.order_by("opened_at")
         )
     return Table(
         title="Payment and refunds",
         headers=("What", "Cents", "Reference, provider or reason", "When (UTC)"),
         rows=rows,
     )
+
+
+def _refund_row(refund: Refund, currency: str) -> tuple[object, ...]:
+    cents = f"-{refund.amount_cents} {currency}"
+    match refund.state:
+        case Refund.State.SENT:
+            return ("refunded", cents, refund.reason, at(refund.sent_at))
+        case Refund.State.FAILED:
+            return (
+                f"refund failed: {refund.error_code}",
+                f"0 of {cents}",
+                refund.reason,
+                at(refund.created_at),
+            )
+        case _:
+            return ("to be refunded", cents, refund.reason, at(refund.created_at))
 
 
 def _audit(order: Order) -> Table:

@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 
 from headshots.admin.base import actor_of, at, counted, length, span
 from headshots.admin.order_tables import PURGE_STEPS, tables_of
-from headshots.admin.refunds import RefundActions
+from headshots.admin.refunds import RefundActions, dollars
 from headshots.exceptions import Refusal, text_of
 from headshots.models import Order
 from headshots.services import audit, clock, orders, payments, purge, staff_refunds
@@ -223,7 +223,9 @@ class OrderAdmin(RefundActions):
             **self.admin_site.each_context(request),
             "title": "Purge now?",
             "opts": self.opts,
-            "orders": [(order, self.progress(order)) for order in chosen],
+            "orders": [
+                (order, self.progress(order), dollars(payments.missing_cents(order))) for order in chosen
+            ],
             "action_checkbox_name": ACTION_CHECKBOX_NAME,
         }
         return TemplateResponse(request, "admin/headshots/order/purge_confirmation.html", context)

@@ -47,7 +47,9 @@ def order_out(order: Order, now: datetime) -> OrderOut:
             archive=absolute("api:download_archive", order.id),
             export=absolute("api:export_order", order.id),
             site=absolute("order", order.id),
-            checkout=absolute("checkout", order.id) if view.state == OrderState.AWAITING_PAYMENT else None,
+            checkout=absolute("api:open_checkout", order.id)
+            if view.state == OrderState.AWAITING_PAYMENT
+            else None,
             receipt=absolute("api:show_receipt", view.receipt_id),
         ),
     )

@@ -18,6 +18,7 @@ from ninja.security import HttpBearer
 from headshots.api.presenting import absolute, order_out
 from headshots.api.schemas import (
     ChallengeOut,
+    CheckoutOut,
     DeletionOut,
     ErrorOut,
     OrderCreated,
@@ -30,6 +31,7 @@ from headshots.exceptions import Refusal, retry_headers, text_of
 from headshots.models import Order
 from headshots.services import (
     challenges,
+    checkouts,
     clock,
     delivery,
     export,
@@ -40,6 +42,7 @@ from headshots.services import (
     styles,
 )
 from headshots.services.admission import Visitor
+from headshots.services.checkouts import Pages
 from headshots.services.consent import Consent
 from headshots.tiers import CURRENCY, TIERS
 from headshots.vault.envelope import Kind
@@ -82,15 +85,17 @@ api = _Api(
     description=(
         "One selfie in, studio portraits out, nothing left after 24 hours.\n\n"
         "`POST /orders` answers with a token; send it as `Authorization: Bearer …` with every other call. "
-        "A free order brings a solved challenge of `GET /challenge`, and a network may place a few in an "
+        "A free order brings a solved challenge of `GET /challenge`. A network may place a few orders in an "
         "hour: the status 429 says in `Retry-After` when the next. "
-        "Poll `GET /orders/{id}` every two seconds until `state` is `ready`, `refused` or `failed`. "
+        "Poll `GET /orders/{id}` every two seconds until `state` is `ready`, `refused` or `failed`. A "
+        "premium order stops at `awaiting_payment` once its photo is found fine: `POST "
+        "/orders/{id}/checkout` answers with the page where it is paid; then poll on. "
         "Every error has the shape `{code, message, advice}`."
     ),
 )
 
-_ERRORS = dict.fromkeys((400, 403, 409, 413, 415, 422, 429, 503), ErrorOut)
-_PRIVATE = {401: ErrorOut, 404: ErrorOut}
+_ERRORS = dict.fromkeys((400, 403, 408, 409, 413, 415, 422, 429, 503), ErrorOut)
+_PRIVATE = dict.fromkeys((401, 404, 503), ErrorOut)
 _FIELD_CODES = {
     "selfie": "selfie_missing",
     "consent": "consent_missing",
@@ -99,6 +104,12 @@ _FIELD_CODES = {
     "order_id": "order_not_found",
     "index": "headshot_not_found",
 }
+
+
+def _file(media_type: str) -> dict[str, Any]:
+    """How an operation that answers with a file is described: no schema of ours, the bytes themselves."""
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    return {"responses": {200: {"content": content}}}
 
 
 class OrderToken(HttpBearer):
@@ -197,7 +208,11 @@ def place_order(
         Form(alias="styles", description="style slugs, repeated or comma-separated; empty: all of the tier"),
     ] = [],  # noqa: B006 (ninja copies it)
     email: Annotated[
-        str, Form(description="where mails about the order go; deleted with it; empty: none are sent")
+        str,
+        Form(
+            description="where mails about the order go, for a premium one once it is paid; deleted with it; "
+            "empty: none are sent"
+        ),
     ] = "",
     altcha: Annotated[
         str,
@@ -233,11 +248,30 @@ def show_order(request: HttpRequest, order_id: uuid.UUID) -> OrderOut:
     return order_out(_order(request, order_id, now), now)
 
 
+@api.post(
+    "/orders/{order_id}/checkout",
+    response={200: CheckoutOut, 409: ErrorOut, **_PRIVATE},
+    auth=_token,
+    summary="The page where an order is paid",
+)
+def open_checkout(request: HttpRequest, order_id: uuid.UUID) -> CheckoutOut:
+    """The same as the button of the site's checkout, once `state` is `awaiting_payment`. Asked again, it
+    answers with the same page as long as that can be paid, and with a new one after.
+
+    The provider leads back to the order's page on the site, which shows the order to a browser that opened
+    its private link before. The order starts in any case.
+    """
+    now = clock.now()
+    order = _order(request, order_id, now)
+    return CheckoutOut(url=checkouts.hand_over(order, Pages.of(order), now) or None)
+
+
 @api.get(
     "/orders/{order_id}/headshots/{index}",
-    response={200: Any, **_PRIVATE},
+    response={200: None, 400: ErrorOut, 403: ErrorOut, **_PRIVATE},
     auth=_token,
     summary="One finished picture, as JPEG",
+    openapi_extra=_file("image/jpeg"),
 )
 def download_headshot(
     request: HttpRequest, order_id: uuid.UUID, index: int, preview: bool = False
@@ -281,9 +315,10 @@ def keep_headshot(request: HttpRequest, order_id: uuid.UUID, index: int) -> Orde
 
 @api.get(
     "/orders/{order_id}/archive.zip",
-    response={200: Any, **_PRIVATE},
+    response={200: None, 403: ErrorOut, **_PRIVATE},
     auth=_token,
     summary="All finished pictures and the licence, as a ZIP",
+    openapi_extra=_file("application/zip"),
 )
 def download_archive(request: HttpRequest, order_id: uuid.UUID) -> StreamingHttpResponse:
     now = clock.now()
@@ -293,9 +328,10 @@ def download_archive(request: HttpRequest, order_id: uuid.UUID) -> StreamingHttp
 
 @api.get(
     "/orders/{order_id}/export.zip",
-    response={200: Any, **_PRIVATE},
+    response={200: None, **_PRIVATE},
     auth=_token,
     summary="Everything held about an order, as a ZIP",
+    openapi_extra=_file("application/zip"),
 )
 def export_order(request: HttpRequest, order_id: uuid.UUID) -> StreamingHttpResponse:
     """In every state: `data.json`, the cleaned photo until its key is destroyed, and all pictures."""

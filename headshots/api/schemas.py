@@ -70,7 +70,9 @@ class LinksOut(Schema):
     private_link: str | None = Field(
         None, description="opens the order in a browser; shown once, at creation"
     )
-    checkout: str | None = Field(None, description="where to pay while the order waits for it")
+    checkout: str | None = Field(
+        None, description="while the order waits for its payment: `POST` here for the page where it is paid"
+    )
     receipt: str = Field(description="answers once the deletion has begun")
 
 
@@ -142,6 +144,13 @@ class OrderOut(Schema):
 
 class OrderCreated(OrderOut):
     token: str = Field(description="the key to this order; shown only now, we keep its SHA-256")
+
+
+class CheckoutOut(Schema):
+    url: str | None = Field(
+        description="the payment provider's page, to be opened in a browser; null when nothing is left to do "
+        "there, because it was paid, or because the provider still works on it: poll the order"
+    )
 
 
 class ReceiptOut(Schema):

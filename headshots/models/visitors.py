@@ -1,4 +1,4 @@
-"""What is counted of those who order for free, none of whom it names."""
+"""What is counted of those who place orders, none of whom it names."""
 
 import uuid
 
@@ -31,11 +31,11 @@ class NetworkSalt(models.Model):
 
 
 class NetworkCount(models.Model):
-    """How many free orders one network placed in one hour or day. No address, and nothing to find one by."""
+    """How many orders of a tier one network placed in an hour or day. Nothing tells whose network it was."""
 
-    digest = models.CharField(primary_key=True, max_length=64)  # of window and network, under the day's salt
+    digest = models.CharField(primary_key=True, max_length=64)  # of tier, window and network; day's salt
     count = models.PositiveIntegerField(default=0)
     ends_at = models.DateTimeField(db_index=True)
 
     def __str__(self) -> str:
-        return f"{self.count} free orders before {self.ends_at:%Y-%m-%d %H:%M:%S}"
+        return f"{self.count} orders before {self.ends_at:%Y-%m-%d %H:%M:%S}"

@@ -1,4 +1,4 @@
-"""What a free order must bring before its photo is looked at: a proof of work, and room for its network."""
+"""What an order needs before its photo is looked at: room for its network, and if it is free, work."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,17 +25,16 @@ class Visitor:
 
 
 def admit(visitor: Visitor, tier: Tier, now: datetime) -> None:
-    """Let a visitor's order on to the costly part. Paid tiers are admitted as they are.
+    """Let a visitor's order on to the costly part.
 
     Raises TooMany, and Refusal as `challenges.spend` does. The challenge is used up whatever comes then; the
     order is counted by `count` alone.
     """
+    limits.require_room(visitor.network, tier, now)
     if not tier.price_cents:
-        limits.require_room(visitor.network, now)
         challenges.spend(visitor.solution, now)
 
 
 def count(visitor: Visitor, tier: Tier, now: datetime) -> None:
     """Count a visitor's order in the transaction that writes it. Raises TooMany: nothing is written then."""
-    if not tier.price_cents:
-        limits.count(visitor.network, now)
+    limits.count(visitor.network, tier, now)

@@ -20,7 +20,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.db import connections
 
 from headshots.exceptions import NotFound
-from headshots.models import Mail, MailAddress, Order
+from headshots.models import Mail, Order
 from headshots.services import clock, contacts, incarnation, letters, mails
 from headshots.services.contacts import Contact
 from headshots.services.letters import MailRefused, MailServerAway
@@ -98,7 +98,7 @@ def _open(orders: Sequence[Order]) -> dict[uuid.UUID, tuple[Mail.Kind, Contact]]
     try:
         if incarnation.is_restored():
             return opened
-        rows = MailAddress.objects.filter(order__in=[order.pk for order in orders]).select_related("order")
+        rows = mails.addresses().filter(order__in=[order.pk for order in orders]).select_related("order")
         for row in rows:
             if row.order.purge_reason in _SILENT_REASONS:
                 continue

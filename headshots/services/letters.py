@@ -98,10 +98,15 @@ def _give(message: EmailMessage, server: BaseEmailBackend) -> None:
         raise MailRefused from None
 
 
+def refunded_cents(order: Order) -> int:
+    """What of an order's price has gone back, or is on its way."""
+    refunds = Refund.objects.filter(payment__order=order).exclude(state=Refund.State.FAILED)
+    return sum(refunds.values_list("amount_cents", flat=True))
+
+
 def _facts(order: Order, token: str) -> dict[str, object]:
     delivered = Shot.objects.filter(order=order, state=ShotState.DONE).count()
-    refunds = Refund.objects.filter(payment__order=order).exclude(state=Refund.State.FAILED)
-    refunded_cents = sum(refunds.values_list("amount_cents", flat=True))
+    cents = refunded_cents(order)
     is_paid = Payment.objects.filter(order=order, state=Payment.State.PAID).exists()
     return {
         "order": order,
@@ -109,7 +114,7 @@ def _facts(order: Order, token: str) -> dict[str, object]:
         "delivered": delivered,
         "is_paid": is_paid,
         "is_short": is_paid and delivered < order.headshots,
-        "refunded": f"${refunded_cents // 100}.{refunded_cents % 100:02d}",
+        "refunded": f"${cents // 100}.{cents % 100:02d}",
         "problem": TEXTS.get(order.refusal_code),
         "private_link": f"{settings.SITE_URL}{reverse('open')}#{token}",
         "receipt_link": f"{settings.SITE_URL}{reverse('receipt', args=(order.receipt_id,))}",

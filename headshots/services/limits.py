@@ -1,7 +1,10 @@
-"""How many free orders one network may place in an hour and in a day, counted without any address.
+"""How many orders one network may place in an hour and in a day, counted without any address.
 
-A count is kept under an HMAC of window and network. Its salt is drawn anew each UTC day, is wrapped by the
-key of the hour it was drawn in, and is deleted with the day's counts once the day is over: from then on
+Free and premium ones are counted apart. A premium one counts whether it is paid later or not: by then nobody
+knows from which network it came.
+
+A count is kept under an HMAC of tier, window and network. Its salt is drawn anew each UTC day, is wrapped by
+the key of the hour it was drawn in, and is deleted with the day's counts once the day is over: from then on
 nobody can try addresses against the digests. A copy of the database that was kept cannot either, once that
 hour's key is destroyed, at most 24 hours after the salt was drawn.
 """
@@ -20,6 +23,7 @@ from django.db.models import F
 from headshots.exceptions import TooMany
 from headshots.models import NetworkCount, NetworkSalt
 from headshots.services import objects
+from headshots.tiers import Tier
 from headshots.vault.errors import Unreadable
 from headshots.vault.keys import epoch_of
 
@@ -31,22 +35,30 @@ _clear: dict[tuple[date, bytes], bytes] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Allowance:
+    per_hour: int
+    per_day: int
+    code: str  # what is refused with once it is used up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Window:
     digest: str
     limit: int
     ends_at: datetime
+    code: str
 
 
-def require_room(network: str, now: datetime) -> None:
-    """Raises TooMany, which says when to come back, for a network that has had its free orders."""
-    for window in _windows(network, now):
+def require_room(network: str, tier: Tier, now: datetime) -> None:
+    """Raises TooMany, which says when to come back, for a network that has had its orders of this tier."""
+    for window in _windows(network, tier, now):
         if NetworkCount.objects.filter(digest=window.digest, count__gte=window.limit).exists():
             raise _too_many(window, now)
 
 
-def count(network: str, now: datetime) -> None:
-    """Count one free order, in the caller's transaction. Raises TooMany when others were faster."""
-    for window in _windows(network, now):
+def count(network: str, tier: Tier, now: datetime) -> None:
+    """Count one order, in the caller's transaction. Raises TooMany when others were faster."""
+    for window in _windows(network, tier, now):
         NetworkCount.objects.get_or_create(digest=window.digest, defaults={"ends_at": window.ends_at})
         counted = NetworkCount.objects.filter(digest=window.digest, count__lt=window.limit)
         if not counted.update(count=F("count") + 1):
@@ -64,22 +76,29 @@ def prune(now: datetime) -> int:
 
 
 def _too_many(window: _Window, now: datetime) -> TooMany:
-    return TooMany(max(1, -(-(window.ends_at - now) // timedelta(seconds=1))))
+    return TooMany(max(1, -(-(window.ends_at - now) // timedelta(seconds=1))), window.code)
 
 
-def _windows(network: str, now: datetime) -> Iterator[_Window]:
+def _allowance(tier: Tier) -> _Allowance:
+    if tier.price_cents:
+        return _Allowance(
+            per_hour=settings.PREMIUM_PER_HOUR, per_day=settings.PREMIUM_PER_DAY, code="too_many_premium"
+        )
+    return _Allowance(per_hour=settings.FREE_PER_HOUR, per_day=settings.FREE_PER_DAY, code="too_many")
+
+
+def _windows(network: str, tier: Tier, now: datetime) -> Iterator[_Window]:
     """The day that `now` lies in and its hour; the longer wait is told first."""
-    salt = _salt(now)
+    salt, allowed = _salt(now), _allowance(tier)
     midnight = datetime.combine(now.astimezone(UTC).date(), time(), UTC)
     hour = midnight + (now - midnight) // HOUR * HOUR
     for name, start, length, limit in (
-        ("day", midnight, DAY, settings.FREE_PER_DAY),
-        ("hour", hour, HOUR, settings.FREE_PER_HOUR),
+        ("day", midnight, DAY, allowed.per_day),
+        ("hour", hour, HOUR, allowed.per_hour),
     ):
-        told = f"{name}|{start.isoformat()}|{network}".encode()
-        yield _Window(
-            digest=hmac.digest(salt, told, hashlib.sha256).hex(), limit=limit, ends_at=start + length
-        )
+        told = f"{tier.slug}|{name}|{start.isoformat()}|{network}".encode()
+        digest = hmac.digest(salt, told, hashlib.sha256).hex()
+        yield _Window(digest=digest, limit=limit, ends_at=start + length, code=allowed.code)
 
 
 def _salt(now: datetime) -> bytes:

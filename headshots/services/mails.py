@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from django.core.mail.backends.base import BaseEmailBackend
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from headshots.exceptions import NotFound
 from headshots.hints import Task, enqueue
-from headshots.models import Mail, MailAddress
+from headshots.models import Mail, MailAddress, Payment
 from headshots.services import contacts, letters
 from headshots.services.letters import MailRefused, MailServerAway
 from pipelines.errors import Retryable
@@ -45,12 +45,21 @@ class Posted:
         return bool(self.sent or self.delayed or self.given_up)
 
 
+def addresses() -> QuerySet[MailAddress]:
+    """The addresses that are written to.
+
+    A free order took work to place. One that costs money can be placed with anybody's address, so that it has
+    to be paid first; its customer has the link from the page until then.
+    """
+    return MailAddress.objects.exclude(order__payment__state=Payment.State.OPEN)
+
+
 def queue(order_id: uuid.UUID, kind: Mail.Kind, now: datetime) -> None:
     """Let a mail of that kind be sent once the caller's transaction commits.
 
-    Does nothing for an order without an address, and when there was a mail of that kind before.
+    Does nothing for an order without one of the `addresses`, and when there was a mail of that kind before.
     """
-    if not MailAddress.objects.filter(order=order_id).exists():
+    if not addresses().filter(order=order_id).exists():
         return
     _, is_new = Mail.objects.get_or_create(
         order_id=order_id, kind=kind, defaults={"created_at": now, "not_before": now}
@@ -87,6 +96,9 @@ def _send(row: Mail, server: BaseEmailBackend, now: datetime, posted: Posted) ->
     if contact is None:  # the order has ended
         posted.given_up += give_up(row)
         return
+    if row.kind == Mail.Kind.REFUNDED and not letters.refunded_cents(row.order):
+        posted.given_up += _withdraw(row)
+        return
     try:
         letters.send(letters.compose(Mail.Kind(row.kind), row.order, contact), server)
     except MailServerAway:
@@ -105,6 +117,11 @@ def _send(row: Mail, server: BaseEmailBackend, now: datetime, posted: Posted) ->
 def mark_sent(row: Mail, now: datetime) -> int:
     """Record that a mail was given to the server; 0 when it was given up meanwhile."""
     return Mail.objects.filter(pk=row.pk, state=Mail.State.DUE).update(state=Mail.State.SENT, sent_at=now)
+
+
+def _withdraw(row: Mail) -> int:
+    """Forget a mail whose refund failed meanwhile: the next refund is told in its place."""
+    return Mail.objects.filter(pk=row.pk, state=Mail.State.DUE).delete()[0]
 
 
 def give_up(row: Mail) -> int:

@@ -23,6 +23,13 @@ from headshots.web import pages
 from headshots.web.order_views import STOP_POLLING, dollars, private
 
 SLOW_SECONDS: Final = 60  # events come within seconds; then we say that it takes long
+_HEADINGS: Final = {
+    "open": "We wait for the confirmation of your payment",
+    "processing": "Your bank is still working on the payment",
+    "failed": "The payment did not go through",
+    "expired": "The payment page has closed",
+    "over": "This order is not waiting for a payment",
+}
 MAX_EVENT_BYTES: Final = 512 * 1024  # Stripe's largest are a good deal smaller
 
 
@@ -31,7 +38,7 @@ def checkout(request: HttpRequest, order: Order, now: datetime) -> HttpResponseB
     """The bill; its button leads to the provider, or in test mode stands for the provider's event."""
     payment = checkouts.require_open(order, now)
     if request.method == "POST":
-        if url := checkouts.hand_over(order, _pages(order), now):
+        if url := checkouts.hand_over(order, Pages.of(order), now):
             return redirect(url)
         payment.refresh_from_db()
         return redirect("order" if payment.state == Payment.State.PAID else "checkout-return", order.pk)
@@ -43,14 +50,6 @@ def checkout(request: HttpRequest, order: Order, now: datetime) -> HttpResponseB
         "attempt_state": payment.checkout_state if payment.attempt else "",
     }
     return render(request, "web/checkout.html", context)
-
-
-def _pages(order: Order) -> Pages:
-    back = reverse("checkout", args=(order.pk,))
-    return Pages(
-        success_url=settings.SITE_URL + reverse("checkout-return", args=(order.pk,)),
-        cancel_url=f"{settings.SITE_URL}{back}?unpaid",
-    )
 
 
 @private("GET")
@@ -74,7 +73,7 @@ def status_part(request: HttpRequest, order: Order, now: datetime) -> HttpRespon
     if context["seen"] == request.GET.get("seen"):
         return HttpResponse(status=204)
     status = 200 if context["is_waiting"] else STOP_POLLING
-    return render(request, "web/checkout_status.html", context, status=status)
+    return render(request, "web/checkout_status.html", {**context, "is_update": True}, status=status)
 
 
 def _waiting(order: Order, payment: Payment, request: HttpRequest, now: datetime) -> dict[str, Any]:
@@ -87,6 +86,7 @@ def _waiting(order: Order, payment: Payment, request: HttpRequest, now: datetime
         "order_id": order.pk,
         "amount": dollars(payment.amount_cents),
         "state": state,
+        "heading": _HEADINGS[state],
         "is_waiting": is_waiting,
         "is_slow": is_slow,
         "since": started,

@@ -155,16 +155,18 @@ def dollars(cents: int) -> str:
 
 def _context(order: Order, now: datetime) -> dict[str, Any]:
     view = progress.view(order, now)
-    is_moving = not view.is_final and view.state != OrderState.AWAITING_PAYMENT
+    is_starting = payments.is_starting(order)
+    is_moving = not view.is_final and (is_starting or view.state != OrderState.AWAITING_PAYMENT)
     counts = (view.done, view.compared, view.failed, sum(shot.state == "rendering" for shot in view.shots))
     expected = expectation(view)
     is_frozen = payments.is_frozen(order)
     return {
         "order": view,
-        "stage": stage(view),
+        "stage": "Paid. Your headshots start in a moment" if is_starting else stage(view),
         "steps": steps(view),
         "time_left": time_left(view.seconds_left),
         "refunded": dollars(view.refunded_cents) if view.refunded_cents else "",
+        "is_starting": is_starting,
         "is_moving": is_moving,
         "expected": expected,
         "is_frozen": is_frozen,

@@ -42,5 +42,6 @@ urlpatterns = [
     path("robots.txt", views.robots, name="robots"),
     path("webhooks/stripe", checkout_views.stripe_webhook, name="stripe-webhook"),
     path("healthz", health.alive, name="healthz"),
+    path("healthz/workers", health.working, name="healthz-workers"),
     path("readyz", health.ready, name="readyz"),
 ]

@@ -10,9 +10,10 @@ from django.test import Client
 from django.utils import timezone
 
 from headshots.models import Order
-from headshots.services import claiming, orders, payments, shots, uploads
+from headshots.services import claiming, orders, shots, uploads
 from headshots.services.orders import Placed
 from pipelines.types import FailedShot, FinishedShot, QualityReport
+from tests.paying import pay
 
 JPEG = b"\xff\xd8\xff\xe0 the customer's picture"
 
@@ -101,6 +102,6 @@ def premium(place: Callable[..., Placed]) -> Order:
     order.headshots = 10
     order.save(update_fields=["headshots"])
     orders.accept(order, timezone.now())
-    payments.confirm_test_payment(Order.objects.get(pk=order.pk), timezone.now())
+    pay(Order.objects.get(pk=order.pk), timezone.now())
     render(order, failing=1)
     return Order.objects.get(pk=order.pk)

@@ -8,8 +8,8 @@ from django.test import Client
 
 from headshots.admin import dashboard
 from headshots.admin.base import length
-from headshots.models import Heartbeat, Order, Shot
-from headshots.services import orders, workers
+from headshots.models import Dispute, Heartbeat, Order, Shot
+from headshots.services import orders, payments, workers
 from headshots.services.orders import Placed
 from headshots.states import ShotState
 from tests.admin.conftest import page_of
@@ -24,6 +24,11 @@ def rows_of(title: str, now: datetime, *, count_store: bool = False) -> dict[obj
 
 def note(now: datetime) -> str:
     return dashboard.read(now, count_store=False)[-1].note
+
+
+def note_of(title: str, now: datetime) -> str:
+    (table,) = (table for table in dashboard.read(now, count_store=False) if table.title == title)
+    return table.note
 
 
 def test_orders_are_counted_by_state(make_order: Callable[..., Order], placed: Placed, now: datetime) -> None:
@@ -69,6 +74,35 @@ def test_failures_of_the_last_hour_are_counted_by_code(
     Shot.objects.filter(order=old, state=ShotState.FAILED).update(finished_at=now - timedelta(hours=2))
 
     assert rows_of("Failed shots, last hour", now) == {"face_lost": 2}
+
+
+def test_money_that_needs_a_hand_is_counted_and_warned_of(premium: Order, now: datetime) -> None:
+    calm = {"refunds to be sent": 0, "refunds that failed": 0, "open disputes": 0}
+    assert rows_of("Money", now) == calm
+    assert note_of("Money", now) == ""
+
+    failed = premium.payment.refunds.get()
+    payments.fail_refund(failed, "expired_card", now)
+    row = {"payment": premium.payment, "provider_id": "du_1", "amount_cents": 1900, "opened_at": now}
+    dispute = Dispute.objects.create(state=Dispute.State.OPEN, **row)
+
+    assert rows_of("Money", now) == {**calm, "refunds that failed": 1, "open disputes": 1}
+    assert note_of("Money", now) == (
+        "1 refund did not arrive, and nothing went back since: give it back another way. "
+        "1 dispute waits for an answer at the provider."
+    )
+
+    payments.refund(premium, pictures=[10], actor="ada", now=now)  # by hand, for the same picture
+    Dispute.objects.filter(pk=dispute.pk).update(state=Dispute.State.WON, closed_at=now)
+
+    assert rows_of("Money", now) == calm
+    assert note_of("Money", now) == ""
+
+
+def test_a_refund_that_a_lost_dispute_ended_needs_no_hand(premium: Order, now: datetime) -> None:
+    payments.fail_refund(premium.payment.refunds.get(), "dispute_lost", now)
+
+    assert rows_of("Money", now)["refunds that failed"] == 0
 
 
 def test_objects_in_the_store_are_counted_on_demand(make_order: Callable[..., Order], now: datetime) -> None:

@@ -1,13 +1,14 @@
 """Orders in the staff screens: what is shown, and the two actions with permissions and audit entries."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import reverse
 
-from headshots.models import AuditEntry, Order, OrderKey, Payment, Shot
+from headshots.models import AuditEntry, Dispute, Order, OrderKey, Payment, Refund, Shot
 from headshots.services import fencing, objects, orders, purge
 from headshots.states import OrderState, ShotState
 from tests.admin.conftest import client_for, messages_of, page_of
@@ -72,6 +73,38 @@ def test_the_page_of_an_order_shows_shots_money_and_audit_log(boss: Client, prem
     assert 'value="retry_failed"' not in page  # refunded
     for event in ("order.placed", "payment.paid", "payment.refunded"):
         assert event in page
+
+
+@pytest.mark.parametrize(
+    ("state", "fields", "shown"),
+    [
+        ("sent", {}, "<td>refunded</td><td>-190 usd</td>"),
+        ("due", {"sent_at": None}, "<td>to be refunded</td><td>-190 usd</td>"),
+        (
+            "failed",
+            {"error_code": "expired_card"},
+            "<td>refund failed: expired_card</td><td>0 of -190 usd</td>",
+        ),
+    ],
+)
+def test_a_refund_is_shown_as_far_as_it_came(
+    boss: Client, premium: Order, state: str, fields: dict[str, Any], shown: str
+) -> None:
+    Refund.objects.update(state=state, **fields)
+
+    page = page_of(boss.get(url_of(premium)))
+
+    assert shown in page
+    assert page.count("-190 usd") == 1
+
+
+def test_a_dispute_is_shown_with_the_money(boss: Client, premium: Order, now: datetime) -> None:
+    row = {"payment": premium.payment, "provider_id": "du_1", "amount_cents": 1931, "opened_at": now}
+    Dispute.objects.create(state=Dispute.State.OPEN, **row)
+
+    page = page_of(boss.get(url_of(premium)))
+
+    assert "<td>dispute open</td><td>1931</td><td>du_1</td>" in page
 
 
 def test_an_order_cannot_be_edited_added_or_deleted(boss: Client, make_order: Callable[..., Order]) -> None:
@@ -143,6 +176,26 @@ def test_purge_asks_first_and_changes_nothing(boss: Client, make_order: Callable
     assert "Purge 1 order now" in page
     assert Order.objects.get().state == OrderState.READY
     assert entries_of(order, "purge.requested", "purge.begun") == []
+
+
+def test_the_page_before_a_purge_tells_what_goes_back_and_so_it_does(
+    boss: Client, premium: Order, make_order: Callable[..., Order]
+) -> None:
+    free, refunded = make_order(), premium.payment.refunds.get()
+    Shot.objects.filter(order=premium, index__in=(1, 2)).update(state=ShotState.FAILED, error_code="gate")
+
+    page = page_of(do(boss, "purge_now", free, premium))
+
+    assert "gives no money back" not in page
+    assert "What was paid for pictures that are not there goes back by itself" in page
+    assert page.count("<td>$0.00</td>") == 1  # the free one
+    assert page.count("<td>$3.80</td>") == 1  # two of ten; the third went back before
+    assert [*premium.payment.refunds.all()] == [refunded]
+
+    do(boss, "purge_now", free, premium, confirmed="yes")
+
+    cents = premium.payment.refunds.order_by("sequence").values_list("amount_cents", flat=True)
+    assert [*cents] == [refunded.amount_cents, 380]
 
 
 def test_a_confirmed_purge_erases_several_orders_and_names_who_asked(

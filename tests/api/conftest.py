@@ -15,6 +15,9 @@ from headshots.models import ConsentRecord, Order, OrderKey, Shot, StoredObject
 from headshots.services import claiming, objects, orders, shots
 from headshots.services.orders import Placed
 from pipelines.types import FinishedShot, QualityReport
+from tests.payments.conftest import _server, account
+
+__all__ = ["_server", "account"]  # fixtures of other tests
 
 Post = Callable[..., Any]
 

@@ -48,7 +48,7 @@ def waiting(now: datetime) -> set[int]:
         ({"state": "leased", "lease_until": 1}, {}, False),
         ({"state": "done"}, {}, False),
         ({"state": "failed", "error_code": "artefacts"}, {}, False),
-        ({"attempts": claiming.MAX_ATTEMPTS - 1}, {}, True),
+        ({"attempts": claiming.MAX_ATTEMPTS - 2}, {}, True),
         ({"attempts": claiming.MAX_ATTEMPTS}, {}, False),
         ({"not_before": 0}, {}, True),
         ({"not_before": 1}, {}, False),

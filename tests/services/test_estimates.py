@@ -7,10 +7,11 @@ import pytest
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Payment, QueueMark, Shot
-from headshots.services import claiming, estimates, orders, payments, uploads
+from headshots.services import checkouts, claiming, estimates, orders, payments, uploads
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 from headshots.tiers import TIERS
+from tests.payments.conftest import PAGES
 
 pytestmark = pytest.mark.django_db
 SECOND = timedelta(seconds=1)
@@ -222,7 +223,7 @@ def test_a_pack_that_would_come_too_late_is_refused_before_it_is_paid(
     with pytest.raises(Refusal, match="queue_full"):
         place(tier_slug="premium")
     with pytest.raises(Refusal, match="queue_full"):
-        payments.confirm_test_payment(Order.objects.get(pk=waiting.pk), now)
+        checkouts.hand_over(Order.objects.get(pk=waiting.pk), PAGES, now)
 
     assert Payment.objects.get(order=waiting).state == Payment.State.OPEN
     assert Order.objects.get(pk=waiting.pk).state == OrderState.AWAITING_PAYMENT

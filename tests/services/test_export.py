@@ -35,7 +35,6 @@ from headshots.services import (
     mails,
     objects,
     orders,
-    payments,
     purge,
     shots,
     uploads,
@@ -45,6 +44,7 @@ from headshots.services.shredding import SELFIE_KEY_GRACE
 from headshots.states import LIVE_STATES, OrderState, ShotState
 from headshots.vault.envelope import Kind
 from pipelines.types import FinishedShot, QualityReport
+from tests.paying import pay
 
 pytestmark = pytest.mark.django_db
 
@@ -259,7 +259,7 @@ def test_money_and_the_log_come_with_it_and_staff_stay_nameless(place: Callable[
     order = place(tier_slug="premium", style_slugs=("tech",)).order
     orders.accept(order, timezone.now())
     order.refresh_from_db()
-    payments.confirm_test_payment(order, timezone.now())
+    pay(order, timezone.now())
     Shot.objects.update(state=ShotState.FAILED, error_code="gate")
     Order.objects.update(state=OrderState.RENDERING)
     orders.finish(order.pk, timezone.now())

@@ -76,6 +76,8 @@ def test_a_style_that_fails_on_more_than_a_fifth_is_switched_off(finish: Finish,
         (4, 3, 1, 0, "quality_gate"),  # one order alone: it may be the photo
         (4, 6, 2, 11, "quality_gate"),  # too long ago
         (4, 6, 2, 0, "worker_lost"),  # not the style's fault
+        (4, 6, 2, 0, "engine_broken"),
+        (4, 6, 2, 0, "out_of_memory"),
         (4, 6, 2, 0, "deadline"),  # nor this
     ],
 )

@@ -36,6 +36,7 @@ from pipelines import gate
 from pipelines.gate import Thresholds
 from pipelines.provenance import SourceType, mark
 from pipelines.types import Cancelled, FailedShot, FinishedShot, QualityReport, ShotRequest, Sink, Source
+from tests.paying import pay
 
 PROMISED, SPARES = TIERS["premium"].headshots, TIERS["premium"].spares
 
@@ -134,7 +135,7 @@ def pack_order(place: Callable[..., Placed], now: datetime) -> Order:
     """A paid premium order whose shots wait for a worker."""
     order = place(tier_slug="premium").order
     orders.accept(order, now)
-    payments.confirm_test_payment(Order.objects.get(), now)
+    pay(Order.objects.get(), now)
     return Order.objects.get()
 
 

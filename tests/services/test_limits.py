@@ -1,4 +1,4 @@
-"""A network's free orders are counted for an hour and a day, and no address is kept to do it."""
+"""A network's orders are counted for an hour and a day, and no address is kept to do it."""
 
 import hashlib
 import hmac
@@ -18,21 +18,24 @@ from pytest_django import Settings
 
 from headshots.exceptions import Refusal, TooMany
 from headshots.models import NetworkCount, NetworkSalt, Order
-from headshots.services import limits, maintenance, objects
+from headshots.services import limits, maintenance, objects, uploads
 from headshots.services.admission import Visitor
 from headshots.services.networks import UNKNOWN, Hops, network_of, parse_networks
 from headshots.services.orders import Placed
+from headshots.tiers import TIERS, Tier
 from headshots.vault.errors import StoreAway
 from headshots.vault.keys import epoch_of
 from pipelines.errors import Retryable
 
 NETWORK = "203.0.113.77/32"
 OTHER = "2001:db8:7:7::/64"
+FREE, PREMIUM = TIERS["free"], TIERS["premium"]
 
 
 @pytest.fixture(autouse=True)
 def limited(settings: Settings) -> None:
     settings.FREE_PER_HOUR, settings.FREE_PER_DAY = 2, 3
+    settings.PREMIUM_PER_HOUR, settings.PREMIUM_PER_DAY = 2, 3
     limits._clear.clear()
 
 
@@ -42,10 +45,10 @@ def noon(now: datetime) -> datetime:
     return now.replace(minute=15, second=0, microsecond=0) - timedelta(hours=now.minute < 15)
 
 
-def waits(network: str, now: datetime) -> int:
+def waits(network: str, now: datetime, tier: Tier = FREE) -> int:
     """How many seconds a network has to wait; 0 when it need not."""
     try:
-        limits.require_room(network, now)
+        limits.require_room(network, tier, now)
     except TooMany as refused:
         return refused.retry_after_seconds
     return 0
@@ -56,22 +59,22 @@ def waits(network: str, now: datetime) -> int:
 
 @pytest.mark.django_db
 def test_the_next_one_waits_for_the_end_of_the_hour(noon: datetime) -> None:
-    limits.count(NETWORK, noon)
+    limits.count(NETWORK, FREE, noon)
     assert waits(NETWORK, noon) == 0
-    limits.count(NETWORK, noon)
+    limits.count(NETWORK, FREE, noon)
 
     assert waits(NETWORK, noon) == 45 * 60
     assert waits(NETWORK, noon + timedelta(minutes=44, seconds=59.5)) == 1
     assert waits(OTHER, noon) == 0
     with pytest.raises(TooMany):
-        limits.count(NETWORK, noon)
+        limits.count(NETWORK, FREE, noon)
 
 
 @pytest.mark.django_db
 def test_the_day_is_longer_than_the_hour(noon: datetime, settings: Settings) -> None:
     settings.FREE_PER_HOUR = 100
     for _ in range(3):
-        limits.count(NETWORK, noon)
+        limits.count(NETWORK, FREE, noon)
 
     midnight = datetime(noon.year, noon.month, noon.day, tzinfo=UTC) + timedelta(days=1)
     assert waits(NETWORK, noon) == (midnight - noon).total_seconds()
@@ -96,20 +99,51 @@ def _explode(*args: object) -> None:
 
 
 @pytest.mark.django_db
-def test_free_orders_are_counted_and_paid_ones_are_not(
+def test_free_and_premium_orders_of_a_network_are_counted_apart(
     place: Callable[..., Placed], now: datetime, settings: Settings
 ) -> None:
-    settings.FREE_PER_HOUR = settings.FREE_PER_DAY = 1
+    settings.FREE_PER_HOUR, settings.PREMIUM_PER_HOUR = 1, 2
     visitor = Visitor(network=NETWORK)
     place(visitor=visitor, now=now)
+    place(tier_slug="premium", visitor=visitor, now=now)
+    place(tier_slug="premium", visitor=visitor, now=now)
+
+    for tier, code in ((FREE, "too_many"), (PREMIUM, "too_many_premium")):
+        with pytest.raises(TooMany) as refused:
+            place(tier_slug=tier.slug, visitor=visitor, now=now)
+        assert refused.value.code == code
+    assert Order.objects.count() == 3
+
+    for tier in (FREE, PREMIUM):
+        place(tier_slug=tier.slug, visitor=Visitor(network=OTHER), now=now)
+        place(tier_slug=tier.slug, now=now)  # by a program of ours
+    assert Order.objects.count() == 7
+
+
+@pytest.mark.django_db
+def test_premium_orders_have_a_day_too_and_the_longer_wait_is_told(
+    noon: datetime, settings: Settings
+) -> None:
+    settings.PREMIUM_PER_HOUR = settings.PREMIUM_PER_DAY = 1
+    limits.count(NETWORK, PREMIUM, noon)
+
+    midnight = datetime(noon.year, noon.month, noon.day, tzinfo=UTC) + timedelta(days=1)
+    assert waits(NETWORK, noon, PREMIUM) == (midnight - noon).total_seconds()
+    assert (waits(NETWORK, noon, FREE), waits(OTHER, noon, PREMIUM)) == (0, 0)
+
+
+@pytest.mark.django_db
+def test_a_premium_order_over_the_limit_costs_no_look_at_its_photo(
+    place: Callable[..., Placed], now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        limits.count(NETWORK, PREMIUM, now)
+    monkeypatch.setattr(uploads, "clean", _explode)
 
     with pytest.raises(TooMany):
-        place(visitor=visitor, now=now)
+        place(tier_slug="premium", visitor=Visitor(network=NETWORK), now=now)
 
-    place(tier_slug="premium", visitor=visitor, now=now)
-    place(visitor=Visitor(network=OTHER), now=now)
-    place(now=now)  # by a program of ours
-    assert Order.objects.count() == 4
+    assert not Order.objects.exists()
 
 
 @pytest.mark.django_db
@@ -117,9 +151,9 @@ def test_the_faster_of_two_has_the_last_place(
     place: Callable[..., Placed], now: datetime, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.FREE_PER_HOUR = 1
-    limits.count(NETWORK, now)
+    limits.count(NETWORK, FREE, now)
     monkeypatch.setattr(
-        limits, "require_room", lambda network, now: None
+        limits, "require_room", lambda network, tier, now: None
     )  # both looked before either counted
 
     with pytest.raises(TooMany):
@@ -133,10 +167,10 @@ def test_the_faster_of_two_has_the_last_place(
 
 @pytest.mark.django_db
 def test_a_count_lies_under_a_digest_of_the_days_salt(noon: datetime) -> None:
-    limits.count(NETWORK, noon)
+    limits.count(NETWORK, FREE, noon)
 
     (salt,) = limits._clear.values()
-    told = (f"hour|{noon.replace(minute=0).isoformat()}|{NETWORK}").encode()
+    told = (f"free|hour|{noon.replace(minute=0).isoformat()}|{NETWORK}").encode()
     digest = hmac.digest(salt, told, hashlib.sha256).hex()
     assert NetworkCount.objects.get(digest=digest).count == 1
     assert NetworkCount.objects.count() == 2
@@ -146,7 +180,7 @@ def test_a_count_lies_under_a_digest_of_the_days_salt(noon: datetime) -> None:
 
 @pytest.mark.django_db
 def test_the_salt_dies_with_the_day_it_was_made_for(noon: datetime, now: datetime) -> None:
-    limits.count(NETWORK, noon)
+    limits.count(NETWORK, FREE, noon)
     tomorrow = now + timedelta(days=1)
 
     maintenance.run_pass(tomorrow)
@@ -159,7 +193,7 @@ def test_a_count_ends_with_its_hour_and_the_day_goes_on(noon: datetime) -> None:
     midnight = noon.replace(hour=0, minute=0)
     if noon.hour == 23:
         pytest.skip("the next hour is the next day")
-    limits.count(NETWORK, noon)
+    limits.count(NETWORK, FREE, noon)
 
     assert limits.prune(noon + timedelta(hours=1)) == 1
 
@@ -169,7 +203,7 @@ def test_a_count_ends_with_its_hour_and_the_day_goes_on(noon: datetime) -> None:
 
 @pytest.mark.django_db
 def test_a_kept_copy_cannot_be_opened_once_the_hours_key_is_destroyed(noon: datetime) -> None:
-    limits.count(NETWORK, noon)
+    limits.count(NETWORK, FREE, noon)
     (before,) = NetworkSalt.objects.all()
     assert before.epoch == epoch_of(noon)
     objects.epochs().destroy(before.epoch)
@@ -183,7 +217,7 @@ def test_a_kept_copy_cannot_be_opened_once_the_hours_key_is_destroyed(noon: date
 @pytest.mark.django_db
 def test_a_salt_that_cannot_be_opened_is_replaced(noon: datetime, settings: Settings) -> None:
     settings.FREE_PER_HOUR = 1
-    limits.count(NETWORK, noon)
+    limits.count(NETWORK, FREE, noon)
     NetworkSalt.objects.update(wrapped=b"what another installation wrote")
     limits._clear.clear()
 
@@ -203,7 +237,7 @@ def test_a_store_that_is_away_asks_the_customer_to_come_again(
     with pytest.raises(Retryable):
         waits(NETWORK, noon)
     monkeypatch.undo()
-    limits.count(NETWORK, noon)
+    limits.count(NETWORK, FREE, noon)
     limits._clear.clear()
     monkeypatch.setattr(type(objects.epochs()), "unwrap", away)
     with pytest.raises(Retryable):
@@ -213,9 +247,9 @@ def test_a_store_that_is_away_asks_the_customer_to_come_again(
 
 @pytest.mark.django_db
 def test_every_process_counts_together(noon: datetime) -> None:
-    limits.count(NETWORK, noon)
+    limits.count(NETWORK, FREE, noon)
     limits._clear.clear()  # another process has not seen the salt yet
-    limits.count(NETWORK, noon)
+    limits.count(NETWORK, FREE, noon)
 
     assert sorted(NetworkCount.objects.values_list("count", flat=True)) == [2, 2]
 

@@ -500,7 +500,7 @@ def test_the_purge_against_everything(capsys: pytest.CaptureFixture[str]) -> Non
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
             Machine,
             settings=settings(
-                max_examples=-(-STEPS // 70),
+                max_examples=-(-STEPS // 80),  # a world has 88 steps on average
                 stateful_step_count=STEPS_PER_WORLD,
                 derandomize=not IS_NIGHTLY,
                 database=None,

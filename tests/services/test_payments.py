@@ -8,9 +8,11 @@ from pytest_django import Settings
 
 from headshots.exceptions import Refusal
 from headshots.models import Order, Payment, PaymentEvent, Refund, Shot
-from headshots.services import fencing, orders, payments, purge
+from headshots.services import checkouts, fencing, orders, payments, purge
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
+from tests.paying import pay, tell_paid
+from tests.payments.conftest import PAGES
 
 pytestmark = pytest.mark.django_db
 
@@ -33,7 +35,7 @@ def finish_with(order: Order, delivered: int, now: datetime) -> None:
 
 def test_a_free_order_has_nothing_to_pay(placed: Placed, now: datetime) -> None:
     with pytest.raises(Refusal, match="not_payable"):
-        payments.confirm_test_payment(placed.order, now)
+        pay(placed.order, now)
 
     assert not Payment.objects.exists()
 
@@ -41,7 +43,7 @@ def test_a_free_order_has_nothing_to_pay(placed: Placed, now: datetime) -> None:
 def test_a_premium_order_starts_once_it_is_paid(premium: Order, now: datetime) -> None:
     orders.accept(premium, now)
 
-    payments.confirm_test_payment(Order.objects.get(), now)
+    pay(Order.objects.get(), now)
 
     assert Order.objects.get().state == OrderState.QUEUED
     payment = Payment.objects.get()
@@ -54,7 +56,7 @@ def test_a_premium_order_starts_once_it_is_paid(premium: Order, now: datetime) -
 
 
 def test_a_payment_during_the_assessment_counts(premium: Order, now: datetime) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
     assert Order.objects.get().state == OrderState.ASSESSING
 
     orders.accept(premium, now)
@@ -64,26 +66,25 @@ def test_a_payment_during_the_assessment_counts(premium: Order, now: datetime) -
 
 def test_the_same_event_twice_has_one_effect(premium: Order, now: datetime) -> None:
     reference = Payment.objects.get().reference
-    event = {"provider": "test", "event_id": "evt_1", "reference": reference, "now": now}
 
-    assert payments.record_event(**event)
-    assert not payments.record_event(**event)
+    assert tell_paid(reference, now, event_id="evt_1") == "taken"
+    assert tell_paid(reference, now, event_id="evt_1") == "repeated"
 
     assert PaymentEvent.objects.count() == 1
 
 
 def test_paying_twice_is_refused(premium: Order, now: datetime) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
 
     with pytest.raises(Refusal, match="not_payable"):
-        payments.confirm_test_payment(Order.objects.get(), now)
+        pay(Order.objects.get(), now)
 
 
 def test_money_for_a_deleted_order_goes_back_and_starts_nothing(premium: Order, now: datetime) -> None:
     reference = Payment.objects.get().reference
     fencing.begin(premium, reason="customer", now=now)
 
-    assert payments.record_event(provider="test", event_id="evt_1", reference=reference, now=now)
+    assert tell_paid(reference, now) == "taken"
 
     assert Order.objects.get().state == OrderState.PURGING
     assert Payment.objects.get().state == "paid"
@@ -94,7 +95,7 @@ def test_money_for_an_order_purged_after_a_restore_is_left_to_staff(premium: Ord
     reference = Payment.objects.get().reference
     fencing.begin(premium, reason="restored", now=now)
 
-    assert payments.record_event(provider="test", event_id="evt_1", reference=reference, now=now)
+    assert tell_paid(reference, now) == "taken"
 
     assert not Refund.objects.exists()
 
@@ -102,20 +103,30 @@ def test_money_for_an_order_purged_after_a_restore_is_left_to_staff(premium: Ord
 def test_money_for_a_refused_photo_goes_back_at_once(premium: Order, now: datetime) -> None:
     orders.refuse(premium, "no_face", now)
 
-    payments.record_event(
-        provider="test", event_id="evt_1", reference=Payment.objects.get().reference, now=now
-    )
+    tell_paid(Payment.objects.get().reference, now)
 
     assert Refund.objects.get().amount_cents == 1900
+
+
+def test_the_test_checkout_pays_once(premium: Order, now: datetime) -> None:
+    orders.accept(premium, now)
+    accepted = Order.objects.get()
+
+    assert checkouts.hand_over(accepted, PAGES, now) == ""
+    with pytest.raises(Refusal, match="not_payable"):
+        checkouts.hand_over(accepted, PAGES, now)
+
+    assert (Payment.objects.get().state, Order.objects.get().state) == ("paid", OrderState.QUEUED)
 
 
 def test_a_test_payment_cannot_be_confirmed_once_real_money_is_taken(
     premium: Order, now: datetime, settings: Settings
 ) -> None:
+    orders.accept(premium, now)
     settings.PAYMENTS = "stripe"
 
     with pytest.raises(Refusal, match="not_payable"):
-        payments.confirm_test_payment(premium, now)
+        checkouts.hand_over(Order.objects.get(), PAGES, now)
 
     assert Payment.objects.get().state == "open"
 
@@ -124,7 +135,7 @@ def test_a_test_payment_cannot_be_confirmed_once_real_money_is_taken(
 def test_missing_pictures_are_refunded_to_the_cent(
     premium: Order, now: datetime, delivered: int, cents: int
 ) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
 
     finish_with(premium, delivered, now)
 
@@ -133,7 +144,7 @@ def test_missing_pictures_are_refunded_to_the_cent(
 
 
 def test_a_complete_pack_refunds_nothing(premium: Order, now: datetime) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
 
     finish_with(premium, 50, now)
 
@@ -141,7 +152,7 @@ def test_a_complete_pack_refunds_nothing(premium: Order, now: datetime) -> None:
 
 
 def test_a_refused_photo_gives_all_the_money_back(premium: Order, now: datetime) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
 
     orders.refuse(premium, "no_face", now)
 
@@ -152,7 +163,7 @@ def test_a_refused_photo_gives_all_the_money_back(premium: Order, now: datetime)
 def test_deleting_an_unfinished_order_refunds_what_was_not_delivered(
     premium: Order, now: datetime, delivered: int, cents: int
 ) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
     Order.objects.update(state=OrderState.RENDERING)
     Shot.objects.filter(index__lte=delivered).update(state=ShotState.DONE)
 
@@ -162,7 +173,7 @@ def test_deleting_an_unfinished_order_refunds_what_was_not_delivered(
 
 
 def test_deleting_a_delivered_order_refunds_nothing(premium: Order, now: datetime) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
     finish_with(premium, 50, now)
 
     purge.request(premium, actor="customer", now=now)
@@ -171,7 +182,7 @@ def test_deleting_a_delivered_order_refunds_nothing(premium: Order, now: datetim
 
 
 def test_refunded_shots_are_not_rendered_after_all(premium: Order, now: datetime) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
     finish_with(premium, 48, now)
 
     assert orders.retry_failed(Order.objects.get(), actor="anna", now=now) == 0
@@ -180,7 +191,7 @@ def test_refunded_shots_are_not_rendered_after_all(premium: Order, now: datetime
 
 
 def test_a_test_refund_is_with_its_customer_at_once(premium: Order, now: datetime) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
 
     finish_with(premium, 49, now)
 
@@ -195,7 +206,7 @@ def test_a_test_refund_is_with_its_customer_at_once(premium: Order, now: datetim
 def test_staff_refund_pictures_or_all_that_is_left(
     premium: Order, now: datetime, delivered: int, pictures: list[int] | None, cents: int
 ) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
     finish_with(premium, delivered, now)
 
     assert payments.refund(premium, pictures=pictures, actor="anna", now=now) == cents
@@ -205,7 +216,7 @@ def test_staff_refund_pictures_or_all_that_is_left(
 
 
 def test_one_picture_is_refunded_once(premium: Order, now: datetime) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
     finish_with(premium, 49, now)
     payments.refund(premium, pictures=[1, 2], actor="anna", now=now)
 
@@ -217,7 +228,7 @@ def test_one_picture_is_refunded_once(premium: Order, now: datetime) -> None:
 
 
 def test_picture_after_picture_gives_back_exactly_the_price(premium: Order, now: datetime) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
     finish_with(premium, 47, now)
 
     for index in range(1, 48):
@@ -230,7 +241,7 @@ def test_picture_after_picture_gives_back_exactly_the_price(premium: Order, now:
 
 @pytest.mark.parametrize("index", [0, 51])
 def test_a_picture_the_order_does_not_have_is_not_refunded(premium: Order, now: datetime, index: int) -> None:
-    payments.confirm_test_payment(premium, now)
+    pay(premium, now)
 
     with pytest.raises(Refusal, match="headshot_not_found"):
         payments.refund(premium, pictures=[index], actor="anna", now=now)

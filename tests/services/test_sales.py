@@ -116,9 +116,10 @@ def test_a_proxy_that_is_no_network_is_a_wrong_setting(text: str) -> None:
         Environment.model_validate({"TRUSTED_PROXIES": text})
 
 
-def test_free_orders_cost_work_and_are_limited_unless_somebody_turns_it_off(tmp_path: Path) -> None:
-    asked = "from django.conf import settings as s; print([s.FREE_WORK, s.FREE_PER_HOUR, s.FREE_PER_DAY])"
-    left = {name: value for name, value in os.environ.items() if not name.startswith("FREE_")}
+def test_free_orders_cost_work_and_all_are_limited_unless_somebody_turns_it_off(tmp_path: Path) -> None:
+    names = ("FREE_WORK", "FREE_PER_HOUR", "FREE_PER_DAY", "PREMIUM_PER_HOUR", "PREMIUM_PER_DAY")
+    asked = f"from django.conf import settings as s; print([{', '.join(f's.{name}' for name in names)}])"
+    left = {name: value for name, value in os.environ.items() if name not in names}
     ended = subprocess.run(
         [sys.executable, "-c", asked],
         env={**left, "DJANGO_SETTINGS_MODULE": "headshots.settings", "HEADSHOTS_DATA": str(tmp_path / "d")},
@@ -127,7 +128,7 @@ def test_free_orders_cost_work_and_are_limited_unless_somebody_turns_it_off(tmp_
         cwd=ROOT,
     )
 
-    assert json.loads(ended.stdout) == [500, 6, 20]
+    assert json.loads(ended.stdout) == [500, 6, 20, 12, 40]
 
 
 # --- what customers see -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pipelines.errors import Refused, Retryable
         (Refused("animated_image"), "animated_image"),
         (Refused("<script>"), "truncated_image"),
         (Retryable("sandbox_unavailable"), "busy"),
+        (Retryable("sandbox_busy"), "busy"),
     ],
 )
 def test_the_sandbox_s_words_become_a_refusal_we_know(

@@ -158,6 +158,9 @@ class Witness:
         assert order.settles_at
         assert order.absent_at
         assert order.absent_again_at
+        assert order.shredded_at
+        assert order.swept_at
+        assert order.shredded_at <= order.swept_at <= order.absent_at, "I12: a step before the one it proves"
         assert order.absent_again_at >= order.settles_at, "I12: the second look was too early"
         apart = order.absent_again_at - order.absent_at
         assert apart >= timedelta(seconds=SETTLE_SECONDS), f"I12: both looks were one, {apart} apart"

@@ -24,7 +24,7 @@ from PIL import Image
 
 from headshots import tasks
 from headshots.models import Order, Shot, StoredObject
-from headshots.services import claiming, objects, orders, payments, shots, uploads
+from headshots.services import claiming, objects, orders, shots, uploads
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 from headshots.tiers import TIERS
@@ -34,6 +34,7 @@ from pipelines.images import decode_jpeg
 from pipelines.sample import sample_selfie
 from pipelines.types import FinishedShot, QualityReport
 from tests.api.conftest import bearer, plain_jpeg
+from tests.paying import pay
 from tests.web.conftest import hold
 from tests.web.test_routes import ROUTES, content_of, filled
 
@@ -108,7 +109,7 @@ def pair(place: Callable[..., Placed], monkeypatch: pytest.MonkeyPatch) -> Pair:
     Order.objects.filter(pk=premium.order.pk).update(headshots=8)
     order = Order.objects.get(pk=premium.order.pk)
     orders.accept(order, timezone.now())
-    payments.confirm_test_payment(Order.objects.get(pk=order.pk), timezone.now())
+    pay(Order.objects.get(pk=order.pk), timezone.now())
     make(8, 2987, 3840)
     assert Order.objects.get(pk=order.pk).state == OrderState.READY
     browser = Client(raise_request_exception=False)

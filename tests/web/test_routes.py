@@ -118,6 +118,7 @@ PUBLIC: Mapping[str, Mapping[str, int]] = {
     "/robots.txt": {"GET": 200},
     "/webhooks/stripe": {"POST": 404},  # in test mode; see tests/payments
     "/healthz": {"GET": 200},
+    "/healthz/workers": {"GET": 200},
     "/readyz": {"GET": 200},
     "/api/v1/": {},  # the name under which the framework finds its own pages
     "/api/v1/docs": dict.fromkeys(METHODS, 200),

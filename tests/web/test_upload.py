@@ -3,6 +3,8 @@
 import io
 import re
 import uuid
+from contextlib import ExitStack
+from functools import partial
 
 import pytest
 from django.test import Client
@@ -13,6 +15,7 @@ from pytest_django import Settings
 from headshots.exceptions import TEXTS
 from headshots.models import Order, Style
 from headshots.services import styles, uploads
+from pipelines import sandbox
 from pipelines.errors import Retryable
 from tests.pipelines.test_images import heic
 from tests.web.conftest import Send, code_of, nothing_is_stored
@@ -179,6 +182,24 @@ def test_a_machine_without_room_for_the_sandbox_asks_to_come_back(
     response = send()
 
     assert (response.status_code, code_of(response)) == (503, "busy")
+    assert nothing_is_stored()
+
+
+def test_who_waits_too_long_for_a_decoder_is_asked_to_come_back(
+    send: Send, client: Client, selfie: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    briefly = partial(sandbox.clean_portrait_in_sandbox, wait_seconds=0.01)
+    monkeypatch.setattr(uploads, "clean_portrait_in_sandbox", briefly)
+    with ExitStack() as others:
+        for _ in range(sandbox.MAX_CHILDREN):
+            others.enter_context(sandbox._children)
+
+        page = send()
+        fields = {"tier": "free", "consent": "true", "selfie": io.BytesIO(selfie)}
+        answer = client.post("/api/v1/orders", fields)
+
+    assert (page.status_code, code_of(page), page["Retry-After"]) == (503, "busy", "60")
+    assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "busy", "60")
     assert nothing_is_stored()
 
 

@@ -179,3 +179,23 @@ def test_the_form_says_how_long_to_wait(client: Client, send: Send, settings: Se
     wait = _wait(int(response["Retry-After"]))
     assert f"Please try again in {wait}, or choose premium." in response.content.decode()
     assert send(tier="premium").status_code == 302
+
+
+def test_a_network_that_had_its_premium_orders_is_told_when_to_come_back(
+    post: Callable[..., Any], send: Send, settings: Settings
+) -> None:
+    settings.PREMIUM_PER_HOUR = 1
+    assert post(tier="premium").status_code == 201
+
+    refused, shown = post(tier="premium"), send(tier="premium")
+
+    seconds = int(refused["Retry-After"])
+    assert 0 < seconds <= 3600
+    assert (refused.status_code, shown.status_code) == (429, 429)
+    assert refused.json() == {
+        "code": "too_many_premium",
+        "message": "Too many premium packs were ordered from your network for now.",
+        "advice": f"Please try again in {_wait(seconds)}.",
+    }
+    assert "Too many premium packs were ordered from your network for now." in shown.content.decode()
+    assert Order.objects.count() == 1

@@ -27,6 +27,7 @@ from pipelines.sample import sample_selfie
 START_SECONDS: Final = 180  # the first start on a cold disk reads a gigabyte of libraries
 ORDER_SECONDS: Final = 600
 RECEIPT_SECONDS: Final = 180
+LIMITS: Final = ("FREE_PER_HOUR", "FREE_PER_DAY", "PREMIUM_PER_HOUR", "PREMIUM_PER_DAY")
 
 
 class Command(BaseCommand):
@@ -164,7 +165,7 @@ def _service(console: Console) -> Iterator[SiteClient]:
     with subprocess.Popen(
         [sys.executable, str(ROOT / "manage.py"), "dev", "--port", str(port)],
         # Whoever looks at it may look often; what a free order costs stays as it is.
-        env={**os.environ, "SITE_URL": client.base_url, "FREE_PER_HOUR": "1000", "FREE_PER_DAY": "1000"},
+        env={**os.environ, "SITE_URL": client.base_url, **dict.fromkeys(LIMITS, "1000")},
         stdout=log,
         stderr=log,
     ) as service:

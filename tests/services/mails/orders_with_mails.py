@@ -7,9 +7,10 @@ from django.core.mail import EmailMessage
 from django.utils import timezone
 
 from headshots.models import Mail, Order, Shot
-from headshots.services import orders, payments
+from headshots.services import orders
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
+from tests import paying
 
 ADDRESS = "ada.lovelace@example.org"
 
@@ -27,8 +28,13 @@ def paid(place: Callable[..., Placed]) -> Placed:
     """A premium order that is paid and queued."""
     placed = place(address=ADDRESS, tier_slug="premium", style_slugs=("tech",))
     orders.accept(placed.order, timezone.now())
-    payments.confirm_test_payment(Order.objects.get(pk=placed.order.pk), timezone.now())
+    pay(placed.order)
     return placed
+
+
+def pay(order: Order) -> None:
+    """Let the customer of an accepted premium order pay for it."""
+    paying.pay(Order.objects.get(pk=order.pk), timezone.now())
 
 
 def the_mail(kind: Mail.Kind) -> EmailMessage:

@@ -10,7 +10,7 @@ from pytest_django import Settings
 
 from headshots.exceptions import Refusal
 from headshots.models import Mail, MailAddress, Order, OrderKey, Refund, StoredObject
-from headshots.services import contacts, mails, payments
+from headshots.services import contacts, farewells, mails, orders, payments, purge
 from headshots.services.contacts import Contact
 from headshots.services.orders import Placed
 from tests.services.mails.orders_with_mails import ADDRESS, finish, paid, the_mail
@@ -121,3 +121,41 @@ def test_a_second_refund_of_an_order_sends_no_second_mail(place: Callable[..., P
     assert Refund.objects.count() == 2
     mails.run(timezone.now())
     assert the_mail(Mail.Kind.REFUNDED).subject == "Your headshots: $0.38 goes back to you"
+
+
+def test_a_refund_that_failed_before_its_mail_went_out_is_not_told_and_the_next_one_is(
+    place: Callable[..., Placed],
+) -> None:
+    placed = paid(place)
+    finish(placed.order, 49)
+    payments.fail_refund(Refund.objects.get(), "expired_or_canceled_card", timezone.now())
+
+    mails.run(timezone.now())
+
+    assert sorted(Mail.objects.values_list("kind", "state")) == [("placed", "sent"), ("ready", "sent")]
+    assert len(mail.outbox) == 2
+
+    payments.refund(Order.objects.get(), pictures=[50], actor="staff", now=timezone.now())
+    mails.run(timezone.now())
+
+    assert the_mail(Mail.Kind.REFUNDED).subject == "Your headshots: $0.38 goes back to you"
+
+
+@pytest.mark.parametrize("how", ["deleted by its customer", "expired", "its photo refused"])
+def test_an_order_that_was_never_paid_writes_to_nobody_however_it_ends(
+    place: Callable[..., Placed], how: str
+) -> None:
+    order = place(address=ADDRESS, tier_slug="premium").order
+    at = timezone.now()
+    if how == "its photo refused":
+        orders.refuse(order, "no_face", at)
+    elif how == "expired":
+        purge.run(order.expires_at)
+    else:
+        purge.request(order, actor="customer", now=at)
+
+    assert mails.run(at) == mails.Posted()
+    assert farewells.deliver(at) == 0
+    assert mail.outbox == []
+    assert not Mail.objects.exists()
+    assert not MailAddress.objects.exists()

@@ -9,11 +9,11 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from headshots.models import Mail, Order
-from headshots.services import letters, mails
+from headshots.services import letters, mails, orders
 from headshots.services.contacts import Contact
 from headshots.services.orders import Placed
 from headshots.states import OrderState
-from tests.services.mails.orders_with_mails import ADDRESS, deadline, finish, paid, the_mail
+from tests.services.mails.orders_with_mails import ADDRESS, deadline, finish, paid, pay, the_mail
 
 pytestmark = pytest.mark.django_db
 
@@ -36,16 +36,24 @@ def test_the_mail_that_a_free_order_was_placed(placed: Placed, settings: Setting
     )
 
 
-def test_the_mail_that_a_premium_order_was_placed_speaks_of_the_payment(
+def test_a_premium_order_is_written_to_once_it_is_paid_and_gets_its_link_then(
     place: Callable[..., Placed],
 ) -> None:
-    place(address=ADDRESS, tier_slug="premium")
+    placed = place(address=ADDRESS, tier_slug="premium")
+    orders.accept(placed.order, timezone.now())
+    assert mails.run(timezone.now()) == mails.Posted()
 
-    mails.run(timezone.now())
+    pay(placed.order)
 
-    assert mail.outbox[0].body.startswith(
-        "Your photo has arrived. We check it now; if it can be used, you pay on the order’s page "
-        "and we start.\n"
+    assert mails.run(timezone.now()).sent == 1
+    sent = the_mail(Mail.Kind.PLACED)
+    assert sent.to == [ADDRESS]
+    assert sent.subject == "Your headshots: order placed"
+    assert sent.body == (
+        "Your photo and your payment have arrived, and we make your headshots.\n\n"
+        f"Your order: http://localhost:8000/o#{placed.token}\n\n"
+        "Whoever has this link can see and delete the order. It works until "
+        f"{deadline(placed.order)}; then everything is deleted, this address too.\n"
     )
 
 

@@ -6,9 +6,10 @@ from datetime import datetime
 import pytest
 
 from headshots.models import Order, Shot
-from headshots.services import orders, payments, uploads
+from headshots.services import orders, uploads
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
+from tests.paying import pay
 from tests.services.redo.making import commit_all
 
 
@@ -32,7 +33,7 @@ def pack(place: Callable[..., Placed], now: datetime) -> Order:
     """A paid premium order of which fifty pictures were delivered at `now`; they have no files."""
     order = place(tier_slug="premium", now=now).order
     orders.accept(order, now)
-    payments.confirm_test_payment(Order.objects.get(pk=order.pk), now)
+    pay(Order.objects.get(pk=order.pk), now)
     delivered = Shot.objects.filter(order=order, index__lte=order.headshots)
     delivered.update(state=ShotState.DONE)
     orders.finish(order.pk, now)
