@@ -132,6 +132,24 @@ def test_overdue_orders_are_a_warning(placed: Placed, now: datetime) -> None:
     assert rows_of("Deletion", later)["orders due"] == 1
 
 
+def test_the_front_page_shows_each_worker_in_a_row_of_its_own(
+    boss: Client, placed: Placed, now: datetime
+) -> None:
+    orders.accept(placed.order, now)
+    workers.report("gpu-1:7", now)
+    Shot.objects.filter(index=1).update(
+        state=ShotState.LEASED, lease_owner="gpu-1:7:ab12", lease_until=now + timedelta(minutes=1)
+    )
+
+    page = page_of(boss.get("/admin/"))
+
+    for header in ("Worker", "Last moved", "Shots"):
+        assert f'<th scope="col" class="nowrap">{header}</th>' in page
+    cells = page.split('<th scope="row">gpu-1:7</th>')[1].split("</tr>")[0]
+    assert cells.count("<td>") == 2
+    assert "<td>1</td>" in cells
+
+
 def test_the_front_page_shows_the_tables(boss: Client, make_order: Callable[..., Order]) -> None:
     make_order()
 
