@@ -34,7 +34,8 @@ def note(result: "FinishedShot | FailedShot") -> None:
         elif code == UNFORESEEN:
             _errors[0] += 1
             if _errors[0] >= MAX_ERRORS:
-                raise EngineBroken("engine_broken", f"{_errors[0]} pictures in a row failed")
+                _errors[0] = 0  # a process that goes on all the same begins anew
+                raise EngineBroken("engine_broken", f"{MAX_ERRORS} pictures in a row failed")
 
 
 def end_process(error: EngineBroken) -> None:

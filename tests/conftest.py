@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 from pytest_django import Settings
 
-from headshots import tasks
+from headshots import breakdown, tasks
 from headshots.celery import Task, app
 from headshots.models import Order
 from headshots.services import orders, purge, styles
@@ -42,6 +42,12 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...]]]:
             lambda args=(), name=name, **kwargs: hints.append((str(name), tuple(args))),
         )
     return hints
+
+
+@pytest.fixture(autouse=True)
+def _sound_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test counts the errors of another."""
+    monkeypatch.setattr(breakdown, "_errors", [0])
 
 
 @pytest.fixture

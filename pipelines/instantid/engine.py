@@ -180,10 +180,14 @@ class InstantIdEngine:
 
     def _denoised(self, flights: Sequence[_Flight]) -> list[Sample] | None:
         """The samples one step further; None where memory ran out."""
+        generators = [flight.sample.generator for flight in flights]
+        states = [generator.get_state() for generator in generators]
         try:
             return denoise_step(self.parts.models, [flight.sample for flight in flights])
         except Exception as error:
             if is_out_of_memory(error):
+                for generator, state in zip(generators, states, strict=True):
+                    generator.set_state(state)  # some may have drawn their noise before it ran out
                 return None
             raise EngineBroken(
                 "engine_broken", f"a step of {len(flights)} shots failed: {type(error).__name__}"
