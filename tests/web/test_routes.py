@@ -150,6 +150,7 @@ BY_COOKIE: Mapping[str, Mapping[str, int]] = {
 API_ORDER = "/api/v1/orders/<order_id>"
 BY_TOKEN: Mapping[str, Mapping[str, int]] = {
     API_ORDER: {"GET": 200, "DELETE": 202},
+    API_ORDER + "/checkout": {"POST": 409},  # the order is free
     API_ORDER + "/headshots/<index>": {"GET": 200},
     API_ORDER + "/headshots/<index>/redo": {"POST": 409},  # the page has asked for it by then
     API_ORDER + "/headshots/<index>/keep": {"POST": 200},
