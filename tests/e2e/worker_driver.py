@@ -109,7 +109,8 @@ def read(folder: Path) -> dict[str, Any]:
         for shot in done
         if shot.headshot
     ]
-    there = set(objects.blobs().list("o/"))
+    # Without what a process left that was killed amid a write: no object, gone with its order at the latest.
+    there = {name for name in objects.blobs().list("o/") if not name.endswith(".part")}
 
     def names(*states: str) -> set[str]:
         return {objects.name_of(row).blob_name for row in StoredObject.objects.filter(state__in=states)}
