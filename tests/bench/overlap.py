@@ -31,12 +31,14 @@ from unittest import mock
 
 import cv2
 import numpy as np
+import torch
 
 from pipelines import compat
 
 compat.install()
 
 from pipelines.instantid import engine as loop  # noqa: E402
+from pipelines.instantid.samples import seeded  # noqa: E402
 from pipelines.presets import HEIGHT, WIDTH  # noqa: E402
 from pipelines.types import FailedShot, FinishedShot, OutputSpec, Pixels, QualityReport, ShotRequest  # noqa: E402
 from tests.paying import pay  # noqa: E402
@@ -119,10 +121,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """In place of a sample: only the count of its steps."""
+    """In place of a sample: the count of its steps, and the generator whose state is kept over each."""
 
     shot_id: str
     left: int
+    generator: torch.Generator
     latents: None = None
 
     @property
@@ -148,7 +151,7 @@ def engine_over(device: Device, steps: int) -> Iterator[loop.InstantIdEngine]:
     """The real loop over that device; the gate lets everything pass."""
 
     def begin(parts: Any, prompts: Any, person: Any, request: ShotRequest, seed: int) -> Any:
-        return SimpleNamespace(sample=Shot(request.shot_id, steps), remade=None)
+        return SimpleNamespace(sample=Shot(request.shot_id, steps, seeded(seed)), remade=None)
 
     parts: Any = SimpleNamespace(
         models=None,
