@@ -10,7 +10,7 @@ Nothing here opens a connection; `manage.py weights fetch` fills the folder. Its
     adapter/ip-adapter.safetensors   keys "image_proj.<name>" and "ip_adapter.<n>.to_{k,v}_ip.weight"
     faces/        scrfd_10g_bnkps.onnx, glintr100.onnx, 1k3d68.onnx, flat, as FaceAnalysis(name=faces) reads
     judge/auraface.onnx              a second recogniser
-    upscaler/realesrgan_x4plus.safetensors   the plain state dict of RRDBNet
+    upscaler/realesrgan.safetensors   the plain state dict of RRDBNet or SRVGGNetCompact
     safety/       optional: config.json, preprocessor_config.json, model.safetensors of the safety checker
     loras/<name>.safetensors         optional, the operator's own, named by styles; so are the next two:
     controls/{canny,depth,pose}/     diffusers ControlNets of SDXL: config.json, *.safetensors
@@ -28,11 +28,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.errors import Final as FinalError
-from pipelines.weights_manifest import BASES, KEYS, MANIFEST, WeightFile
+from pipelines.weights_manifest import ALTERNATIVES, CHOICES, KEYS, MANIFEST, WeightFile
 
 __all__ = [
-    "BASES",
+    "ALTERNATIVES",
     "CALIBRATION",
+    "CHOICES",
     "KEYS",
     "LOCK",
     "MANIFEST",
@@ -149,7 +150,7 @@ def resolve(bundle: Path, *, check_hashes: bool = False) -> Bundle:
         adapter=bundle / "adapter" / "ip-adapter.safetensors",
         faces=bundle / "faces",
         judge=bundle / "judge" / "auraface.onnx",
-        upscaler=bundle / "upscaler" / "realesrgan_x4plus.safetensors",
+        upscaler=bundle / "upscaler" / "realesrgan.safetensors",
         safety=safety if safety.is_dir() else None,
         calibration=calibration if calibration.is_file() else None,
     )
@@ -173,8 +174,9 @@ def verify(
     Raises Final("weights_altered") for an unreadable lock.
     """
     lock = read_lock(folder)
-    present_base = next((lock[name].key for name in sorted(lock) if name.startswith("base/")), BASES[0])
-    left_out = {key for key in BASES if key != present_base}
+    recorded = [lock[name].key for name in sorted(lock)]
+    chosen = {next((key for key in recorded if key in keys), keys[0]) for keys in CHOICES.values()}
+    left_out = {key for keys in CHOICES.values() for key in keys} - chosen
     files = [file for file in manifest if file.key not in left_out]
     begun = {file.key for file in files if file.path in lock or (folder / file.path).exists()}
     needed = {file.path: file for file in files if not file.is_optional or file.key in begun}
@@ -203,7 +205,8 @@ def _judge(
     def verdict(state: str, detail: str) -> Verdict:
         return Verdict(path=file.path, key=file.key, state=state, detail=detail)
 
-    if not path.is_file() and file.is_pickle and (folder / file.fetched_path).is_file():
+    is_converted = path.is_file() and (locked is None or locked.key == file.key)
+    if not is_converted and file.is_pickle and (folder / file.fetched_path).is_file():
         return verdict("unconverted", about.format("is not converted yet") + _mend(folder, "convert"))
     if not path.is_file():
         return verdict("missing", about.format("is missing") + fetch)

@@ -217,6 +217,15 @@ _REALESRGAN = _Model(
     commercial="yes",
     host="release",
 )
+_REALESRGAN_GENERAL = _Model(
+    key="realesrgan-general",
+    purpose="enlarges pictures for the premium size, with a fourteenth of the weights",
+    repository="xinntao/Real-ESRGAN",
+    revision="v0.2.5.0",
+    licence="BSD-3-Clause",
+    commercial="yes",
+    host="release",
+)
 _SAFETY = _Model(
     key="safety-checker",
     purpose="refuses pictures that show what must not be shown",
@@ -300,9 +309,15 @@ MANIFEST: Final[tuple[WeightFile, ...]] = (
     ),
     _REALESRGAN.file(
         "RealESRGAN_x4plus.pth",
-        "upscaler/realesrgan_x4plus.safetensors",
+        "upscaler/realesrgan.safetensors",
         67040989,
         "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
+    ),
+    _REALESRGAN_GENERAL.file(
+        "realesr-general-x4v3.pth",
+        "upscaler/realesrgan.safetensors",
+        4885111,
+        "8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
     ),
     _SAFETY.file("config.json", "safety/config.json"),
     _SAFETY.file("preprocessor_config.json", "safety/preprocessor_config.json"),
@@ -314,7 +329,13 @@ MANIFEST: Final[tuple[WeightFile, ...]] = (
     ),
 )
 
-BASES: Final = ("sdxl-base", "realvisxl")
-"""The keys of which a bundle holds exactly one, both in `base/`."""
+CHOICES: Final = {
+    "base": ("sdxl-base", "realvisxl"),
+    "upscaler": ("realesrgan", "realesrgan-general"),
+}
+"""The models of which a bundle holds one, under the same names in that folder; the first is the usual."""
+
+ALTERNATIVES: Final = frozenset(key for keys in CHOICES.values() for key in keys[1:])
+"""The models that a bundle holds only where they were chosen."""
 
 KEYS: Final = tuple(dict.fromkeys(file.key for file in MANIFEST))

@@ -16,7 +16,7 @@ from django.conf import settings
 from headshots.exceptions import TEXTS, Refusal
 from headshots.tiers import Tier
 from pipelines.errors import Final as Mended
-from pipelines.weights_manifest import BASES, MANIFEST
+from pipelines.weights_manifest import ALTERNATIVES, MANIFEST
 
 EXAMPLE: Final = "WEIGHTS_LICENCES='antelopev2=contract of 2026-05, instantid=letter of 2026-06'"
 
@@ -31,7 +31,8 @@ def missing(held: Collection[str] = ()) -> tuple[str, ...]:
     used = {
         file.key
         for file in MANIFEST
-        if file.commercial != "yes" and (file.key in held or not (file.is_optional or file.key in BASES))
+        if file.commercial != "yes"
+        and (file.key in held or not (file.is_optional or file.key in ALTERNATIVES))
     }
     return tuple(sorted(used - settings.WEIGHTS_LICENCES.keys()))
 

@@ -14,7 +14,7 @@ import numpy as np
 from pipelines import compat
 from pipelines.instantid.tiny_faces import make_detector, make_landmarks, make_recogniser
 from pipelines.instantid.tiny_safety import make_safety
-from pipelines.weights import BASES, CALIBRATION, MANIFEST, Locked, digest, write_lock
+from pipelines.weights import ALTERNATIVES, CALIBRATION, MANIFEST, Locked, digest, write_lock
 
 SEED: Final = 20261121
 
@@ -54,14 +54,14 @@ def make_tiny_bundle(folder: Path) -> None:
         torch.manual_seed(SEED)
         _write_base(folder / "base")
         _write_vae(folder / "vae")
-        _write_upscaler(folder / "upscaler" / "realesrgan_x4plus.safetensors")
+        _write_upscaler(folder / "upscaler" / "realesrgan.safetensors")
         make_safety(folder / "safety")
     make_detector(folder / "faces" / "scrfd_10g_bnkps.onnx")
     make_landmarks(folder / "faces" / "1k3d68.onnx")
     make_recogniser(folder / "faces" / "glintr100.onnx", seed=SEED, pool=8)
     make_recogniser(folder / "judge" / "auraface.onnx", seed=SEED + 1, pool=7)
     _write_json(folder / CALIBRATION, _CALIBRATION)
-    keys = {file.path: file.key for file in MANIFEST if file.key not in BASES[1:]}
+    keys = {file.path: file.key for file in MANIFEST if file.key not in ALTERNATIVES}
     write_lock(
         folder,
         {

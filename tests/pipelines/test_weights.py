@@ -2,7 +2,9 @@
 
 import hashlib
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +34,28 @@ def test_every_model_of_the_engine_is_in_the_manifest_with_its_licence() -> None
         "antelopev2": "no",
         "auraface": "yes",
         "realesrgan": "yes",
+        "realesrgan-general": "yes",
         "safety-checker": "ask",
     }
     assert all(file.licence and file.purpose and file.revision for file in MANIFEST)
 
 
-def test_both_bases_end_up_under_the_same_names() -> None:
-    paths = {key: [file.path for file in MANIFEST if file.key == key] for key in weights.BASES}
+def test_both_bases_and_both_upscalers_end_up_under_the_same_names() -> None:
+    paths: dict[str, list[str]] = {}
+    for file in MANIFEST:
+        paths.setdefault(file.key, []).append(file.path)
 
     assert paths["sdxl-base"] == paths["realvisxl"]
     assert len(paths["sdxl-base"]) == 16
-    others = [file.path for file in MANIFEST if file.key not in weights.BASES]
-    assert len(set(others)) == len(others) == 13
+    assert paths["realesrgan"] == paths["realesrgan-general"] == ["upscaler/realesrgan.safetensors"]
+    others = [file.path for file in MANIFEST if file.key not in weights.ALTERNATIVES]
+    assert len(set(others)) == len(others) == 29
 
 
 def test_pins_are_whole_hashes_with_a_size() -> None:
     pinned = [file for file in MANIFEST if file.sha256 is not None]
 
-    assert len(pinned) == 25
+    assert len(pinned) == 26
     for file in pinned:
         assert len(bytes.fromhex(file.sha256 or "")) == 32
         assert (file.size_bytes or 0) > 0
@@ -67,11 +73,12 @@ def test_only_the_safety_checker_is_optional() -> None:
 # Checking
 
 
-def complete_bundle(folder: Path, key: str = "sdxl-base") -> None:
+def complete_bundle(folder: Path, chosen: Sequence[str] = ("sdxl-base", "realesrgan")) -> None:
     """Every file that a bundle needs, one byte long, recorded as fetched."""
     lock = {}
+    either = {key for keys in weights.CHOICES.values() for key in keys}
     for file in MANIFEST:
-        if file.is_optional or (file.key in weights.BASES and file.key != key):
+        if file.is_optional or file.key in either.difference(chosen):
             continue
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
         (folder / file.path).write_bytes(b"x")
@@ -79,16 +86,16 @@ def complete_bundle(folder: Path, key: str = "sdxl-base") -> None:
     write_lock(folder, lock)
 
 
-@pytest.mark.parametrize("key", weights.BASES)
-def test_resolve_gives_the_paths_of_a_complete_bundle(key: str, tmp_path: Path) -> None:
-    complete_bundle(tmp_path, key)
+@pytest.mark.parametrize("chosen", list(product(*weights.CHOICES.values())))
+def test_resolve_gives_the_paths_of_a_complete_bundle(chosen: tuple[str, str], tmp_path: Path) -> None:
+    complete_bundle(tmp_path, chosen)
 
     bundle = resolve(tmp_path)
 
     assert bundle.base == tmp_path / "base"
     assert bundle.adapter == tmp_path / "adapter/ip-adapter.safetensors"
     assert bundle.judge == tmp_path / "judge/auraface.onnx"
-    assert bundle.upscaler == tmp_path / "upscaler/realesrgan_x4plus.safetensors"
+    assert bundle.upscaler == tmp_path / "upscaler/realesrgan.safetensors"
     assert bundle.safety is None
     assert bundle.calibration is None
 

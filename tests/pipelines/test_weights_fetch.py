@@ -35,9 +35,9 @@ def test_list_names_each_model_once_and_every_file_as_json() -> None:
     table, files = run("list"), json.loads(run("list", "--json"))
 
     assert all(table.count(f"│ {key} ") == 1 for key in weights.KEYS)
-    assert len(files) == len(MANIFEST) == 45
+    assert len(files) == len(MANIFEST) == 46
     assert files[0]["repository"] == "stabilityai/stable-diffusion-xl-base-1.0"
-    assert [file["is_optional"] for file in files] == [False] * 42 + [True] * 3
+    assert [file["is_optional"] for file in files] == [False] * 43 + [True] * 3
     assert "--only safety-checker" in table
 
 
@@ -224,6 +224,10 @@ def test_weights_never_come_unencrypted_from_elsewhere(address: str, hub: Hub, t
     assert read_lock(tmp_path) == {}
 
 
-def test_two_bases_at_once_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="a bundle holds one base: sdxl-base or realvisxl"):
-        run("fetch", tmp_path, "--only", "sdxl-base", "--only", "realvisxl")
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [("base", "sdxl-base", "realvisxl"), ("upscaler", "realesrgan", "realesrgan-general")],
+)
+def test_two_of_what_a_bundle_holds_once_are_refused(name: str, one: str, other: str, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=f"a bundle holds one {name}: {one} or {other}"):
+        run("fetch", tmp_path, "--only", one, "--only", other)

@@ -9,9 +9,9 @@ import pytest
 from django.core.management import CommandError
 
 from headshots.management.commands import weights as command
-from pipelines import weights
+from pipelines import compat, weights
 from pipelines.weights import read_lock, verify
-from tests.pipelines.model_hub import BASE, SMALL, Hub, fetch, run, served, sha256
+from tests.pipelines.model_hub import BASE, SMALL, Hub, entry, fetch, run, served, sha256
 
 
 @pytest.fixture
@@ -165,3 +165,46 @@ def test_convert_of_one_file_writes_it_beside(tmp_path: Path) -> None:
 def test_convert_of_nothing_says_so(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="is neither a bundle nor a file"):
         run("convert", tmp_path / "nowhere")
+
+
+def test_the_other_upscaler_takes_the_place_of_the_one_that_is_there(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    compat.install()
+    from basicsr.archs.rrdbnet_arch import RRDBNet
+    from realesrgan.archs.srvgg_arch import SRVGGNetCompact
+
+    from pipelines.upscale import load_upscaler
+
+    networks = {
+        "realesrgan": RRDBNet(3, 3, num_feat=8, num_block=1, num_grow_ch=4),
+        "realesrgan-general": SRVGGNetCompact(num_feat=8, num_conv=2, upscale=4),
+    }
+    manifest = []
+    for key, network in networks.items():
+        torch.save({"params": network.state_dict()}, tmp_path / key)
+        published = (tmp_path / key).read_bytes()
+        manifest.append(entry(key, f"{key}.pth", "upscaler/realesrgan.safetensors", published))
+        hub.files[f"/someone/{key}/abc/{key}.pth"] = published
+    monkeypatch.setattr(command, "MANIFEST", tuple(manifest))
+    folder, accepted = tmp_path / "bundle", [f"--accept={key}" for key in networks]
+
+    def kind_of_network() -> str:
+        return type(load_upscaler(folder / manifest[0].path, device="cpu")._network).__name__
+
+    fetch(folder, hub, *accepted)
+    run("convert", folder)
+    assert kind_of_network() == "RRDBNet"
+
+    fetch(folder, hub, "--upscaler", "realesrgan-general", *accepted)
+    [verdict] = verify(folder, manifest=manifest)
+    assert (verdict.key, verdict.state) == ("realesrgan-general", "unconverted")
+
+    run("convert", folder)
+    assert kind_of_network() == "SRVGGNetCompact"
+    assert [(entry.key, name) for name, entry in read_lock(folder).items()] == [
+        ("realesrgan-general", "upscaler/realesrgan.safetensors")
+    ]
+    assert [verdict.state for verdict in verify(folder, manifest=manifest)] == ["ok"]
+    assert fetch(folder, hub, *accepted) == "Everything is there.\n"  # the choice stays without naming it

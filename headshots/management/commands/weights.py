@@ -13,7 +13,7 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from pipelines.errors import PipelineError
 from pipelines.weights import (
-    BASES,
+    CHOICES,
     KEYS,
     MANIFEST,
     Locked,
@@ -61,7 +61,9 @@ class Command(BaseCommand):
         listing.add_argument("--json", action="store_true", help="every file as one JSON document")
         fetch = verbs.add_parser("fetch", help="download into DIR; run again to continue")
         fetch.add_argument("dir", type=Path)
-        fetch.add_argument("--base", choices=BASES, help="which base model (default: the one there, or SDXL)")
+        for name, keys in CHOICES.items():
+            usual = f"default: the one there, or {keys[0]}"
+            fetch.add_argument(f"--{name}", choices=keys, help=f"which model to take as {name} ({usual})")
         fetch.add_argument(
             "--only", action="append", choices=KEYS, help="repeat for several; the way to optional ones"
         )
@@ -114,7 +116,7 @@ class Command(BaseCommand):
     def _fetch(self, options: dict[str, Any]) -> None:
         folder: Path = options["dir"]
         folder.mkdir(parents=True, exist_ok=True)
-        files = _wanted(folder, options["base"], options["only"])
+        files = _wanted(folder, {options[name] for name in CHOICES}, options["only"])
         lock = read_lock(folder)
         units = [unit for unit in _units(files) if not all(_is_there(folder, file, lock) for file in unit)]
         known = {(entry.key, entry.licence) for entry in lock.values()}
@@ -134,7 +136,7 @@ class Command(BaseCommand):
                     self.stdout.write(f"{name}  {entry.size_bytes} bytes  sha256 {entry.sha256}")
         if not units:
             self.stdout.write("Everything is there.")
-        if any(_unconverted(folder, file) for file in files):
+        if any(_unconverted(folder, file, lock) for file in files):
             self.stdout.write(f"Next: python manage.py weights convert {folder}")
 
     def _accept(self, files: Sequence[WeightFile], accepted: set[str]) -> None:
@@ -171,7 +173,7 @@ class Command(BaseCommand):
         if not source.is_dir():
             raise CommandError(f"{source} is neither a bundle nor a file")
         for file in MANIFEST:
-            if _unconverted(source, file):
+            if _unconverted(source, file, read_lock(source)):
                 entry = convert_fetched(source, file)
                 self.stdout.write(f"{file.path}  {entry.size_bytes} bytes  sha256 {entry.sha256}")
 
@@ -191,16 +193,18 @@ def _licence(file: WeightFile) -> str:
     return f"{file.key} ({file.repository}): {file.licence}. In a paid service: {said}."
 
 
-def _wanted(folder: Path, base: str | None, only: Sequence[str] | None) -> list[WeightFile]:
+def _wanted(folder: Path, asked: Collection[str | None], only: Sequence[str] | None) -> list[WeightFile]:
     if only:
-        if len(set(only) & set(BASES)) > 1:
-            raise CommandError(f"a bundle holds one base: {' or '.join(BASES)}", returncode=2)
+        for name, keys in CHOICES.items():
+            if len(set(only) & set(keys)) > 1:
+                raise CommandError(f"a bundle holds one {name}: {' or '.join(keys)}", returncode=2)
         return [file for file in MANIFEST if file.key in only]
-    there = [entry.key for entry in read_lock(folder).values() if entry.key in BASES]
-    chosen = base or (there[0] if there else BASES[0])
-    return [
-        file for file in MANIFEST if file.key == chosen or (file.key not in BASES and not file.is_optional)
-    ]
+    there = [entry.key for entry in read_lock(folder).values()]
+    left_out = set()
+    for keys in CHOICES.values():
+        chosen = next((key for key in [*asked, *there] if key in keys), keys[0])
+        left_out |= set(keys) - {chosen}
+    return [file for file in MANIFEST if not file.is_optional and file.key not in left_out]
 
 
 def _units(files: Sequence[WeightFile]) -> list[list[WeightFile]]:
@@ -228,8 +232,10 @@ def _is_as_recorded(folder: Path, file: WeightFile, name: str, entry: Locked | N
     return is_published and path.stat().st_size == entry.size_bytes and digest(path) == entry.sha256
 
 
-def _unconverted(folder: Path, file: WeightFile) -> bool:
-    return file.is_pickle and (folder / file.fetched_path).is_file()
+def _unconverted(folder: Path, file: WeightFile, lock: dict[str, Locked]) -> bool:
+    fetched = lock.get(file.fetched_path)
+    is_of_another = fetched is not None and fetched.key != file.key
+    return file.is_pickle and not is_of_another and (folder / file.fetched_path).is_file()
 
 
 def convert_fetched(folder: Path, file: WeightFile) -> Locked:
