@@ -164,6 +164,9 @@ class Environment(BaseSettings):
         6, alias="FREE_PER_HOUR", description="free orders of one network (IPv4 address, IPv6 /64) in an hour"
     )
     free_per_day: PositiveInt = Field(20, alias="FREE_PER_DAY", description="the same in a UTC day")
+    free_per_address: PositiveInt = Field(
+        10, alias="FREE_PER_ADDRESS", description="free orders that may write to one address in a UTC day"
+    )
     premium_per_hour: PositiveInt = Field(
         12,
         alias="PREMIUM_PER_HOUR",

@@ -92,6 +92,11 @@ TEXTS: Final[dict[str, RefusalText]] = {
     "too_many_premium": RefusalText(
         429, "Too many premium packs were ordered from your network for now.", "Please try again later."
     ),
+    "too_many_mails": RefusalText(
+        429,
+        "This e-mail address was given for as many free packs as may write to it in a day.",
+        "Leave the field empty: the page shows the private link to your pictures.",
+    ),
     "bad_address": RefusalText(
         422,
         "This is not an e-mail address that we can write to.",

@@ -190,6 +190,7 @@ WEIGHTS_LICENCES = parse_licences(ENVIRONMENT.weights_licences)
 FREE_WORK = ENVIRONMENT.free_work
 FREE_PER_HOUR = ENVIRONMENT.free_per_hour
 FREE_PER_DAY = ENVIRONMENT.free_per_day
+FREE_PER_ADDRESS = ENVIRONMENT.free_per_address
 PREMIUM_PER_HOUR = ENVIRONMENT.premium_per_hour
 PREMIUM_PER_DAY = ENVIRONMENT.premium_per_day
 TRUSTED_PROXIES = parse_networks(ENVIRONMENT.trusted_proxies)

@@ -9,5 +9,6 @@ os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"  # Playwright runs its event lo
 os.environ.setdefault("FREE_WORK", "0")
 os.environ.setdefault("FREE_PER_HOUR", "100000")
 os.environ.setdefault("FREE_PER_DAY", "100000")
+os.environ.setdefault("FREE_PER_ADDRESS", "100000")
 os.environ.setdefault("PREMIUM_PER_HOUR", "100000")
 os.environ.setdefault("PREMIUM_PER_DAY", "100000")

@@ -31,9 +31,10 @@ class NetworkSalt(models.Model):
 
 
 class NetworkCount(models.Model):
-    """How many orders of a tier one network placed in an hour or day. Nothing tells whose network it was."""
+    """How many orders of a tier one network placed in an hour or day, or one mail address was given for in a
+    day. Nothing tells whose network or address it was."""
 
-    digest = models.CharField(primary_key=True, max_length=64)  # of tier, window and network; day's salt
+    digest = models.CharField(primary_key=True, max_length=64)  # of what is counted; day's salt
     count = models.PositiveIntegerField(default=0)
     ends_at = models.DateTimeField(db_index=True)
 

@@ -1,4 +1,5 @@
-"""What an order needs before its photo is looked at: room for its network, and if it is free, work."""
+"""What an order needs before its photo is looked at: room for its network and its mail address, and if it is
+free, work."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,17 +25,17 @@ class Visitor:
         return cls(network=network_of(Hops.of(meta), settings.TRUSTED_PROXIES), solution=solution)
 
 
-def admit(visitor: Visitor, tier: Tier, now: datetime) -> None:
+def admit(visitor: Visitor, tier: Tier, now: datetime, address: str) -> None:
     """Let a visitor's order on to the costly part.
 
     Raises TooMany, and Refusal as `challenges.spend` does. The challenge is used up whatever comes then; the
     order is counted by `count` alone.
     """
-    limits.require_room(visitor.network, tier, now)
+    limits.require_room(visitor.network, tier, now, address)
     if not tier.price_cents:
         challenges.spend(visitor.solution, now)
 
 
-def count(visitor: Visitor, tier: Tier, now: datetime) -> None:
+def count(visitor: Visitor, tier: Tier, now: datetime, address: str) -> None:
     """Count a visitor's order in the transaction that writes it. Raises TooMany: nothing is written then."""
-    limits.count(visitor.network, tier, now)
+    limits.count(visitor.network, tier, now, address)

@@ -1,12 +1,13 @@
-"""How many orders one network may place in an hour and in a day, counted without any address.
+"""How many orders one network may place in an hour and in a day, and how many may write to one mail address.
 
 Free and premium ones are counted apart. A premium one counts whether it is paid later or not: by then nobody
-knows from which network it came.
+knows from which network it came. Mails are counted for free orders alone, since they can be placed with
+anybody's address from many networks: a premium one writes to nobody before it is paid.
 
-A count is kept under an HMAC of tier, window and network. Its salt is drawn anew each UTC day, is wrapped by
-the key of the hour it was drawn in, and is deleted with the day's counts once the day is over: from then on
-nobody can try addresses against the digests. A copy of the database that was kept cannot either, once that
-hour's key is destroyed, at most 24 hours after the salt was drawn.
+A count is kept under an HMAC of tier, window and network, or of the mail address. Its salt is drawn anew each
+UTC day, is wrapped by the key of the hour it was drawn in, and is deleted with the day's counts once the day
+is over: from then on nobody can try addresses against the digests. A copy of the database that was kept
+cannot either, once that hour's key is destroyed, at most 24 hours after the salt was drawn.
 """
 
 import hashlib
@@ -49,16 +50,17 @@ class _Window:
     code: str
 
 
-def require_room(network: str, tier: Tier, now: datetime) -> None:
-    """Raises TooMany, which says when to come back, for a network that has had its orders of this tier."""
-    for window in _windows(network, tier, now):
+def require_room(network: str, tier: Tier, now: datetime, address: str = "") -> None:
+    """Raises TooMany, which says when to come back, for a network that has had its orders of this tier, and
+    for a mail address (empty for none) that has been in as many as it may."""
+    for window in _windows(network, tier, now, address):
         if NetworkCount.objects.filter(digest=window.digest, count__gte=window.limit).exists():
             raise _too_many(window, now)
 
 
-def count(network: str, tier: Tier, now: datetime) -> None:
+def count(network: str, tier: Tier, now: datetime, address: str = "") -> None:
     """Count one order, in the caller's transaction. Raises TooMany when others were faster."""
-    for window in _windows(network, tier, now):
+    for window in _windows(network, tier, now, address):
         NetworkCount.objects.get_or_create(digest=window.digest, defaults={"ends_at": window.ends_at})
         counted = NetworkCount.objects.filter(digest=window.digest, count__lt=window.limit)
         if not counted.update(count=F("count") + 1):
@@ -87,18 +89,24 @@ def _allowance(tier: Tier) -> _Allowance:
     return _Allowance(per_hour=settings.FREE_PER_HOUR, per_day=settings.FREE_PER_DAY, code="too_many")
 
 
-def _windows(network: str, tier: Tier, now: datetime) -> Iterator[_Window]:
-    """The day that `now` lies in and its hour; the longer wait is told first."""
+def _windows(network: str, tier: Tier, now: datetime, address: str) -> Iterator[_Window]:
+    """The day that `now` lies in and its hour; the longer wait is told first. Then the mail address's day."""
     salt, allowed = _salt(now), _allowance(tier)
     midnight = datetime.combine(now.astimezone(UTC).date(), time(), UTC)
     hour = midnight + (now - midnight) // HOUR * HOUR
+
+    def window(counted: str, start: datetime, length: timedelta, limit: int, code: str) -> _Window:
+        digest = hmac.digest(salt, counted.encode(), hashlib.sha256).hex()
+        return _Window(digest=digest, limit=limit, ends_at=start + length, code=code)
+
     for name, start, length, limit in (
         ("day", midnight, DAY, allowed.per_day),
         ("hour", hour, HOUR, allowed.per_hour),
     ):
-        told = f"{tier.slug}|{name}|{start.isoformat()}|{network}".encode()
-        digest = hmac.digest(salt, told, hashlib.sha256).hex()
-        yield _Window(digest=digest, limit=limit, ends_at=start + length, code=allowed.code)
+        yield window(f"{tier.slug}|{name}|{start.isoformat()}|{network}", start, length, limit, allowed.code)
+    if address and not tier.price_cents:
+        counted = f"mail|{midnight.isoformat()}|{address.casefold()}"
+        yield window(counted, midnight, DAY, settings.FREE_PER_ADDRESS, "too_many_mails")
 
 
 def _salt(now: datetime) -> bytes:

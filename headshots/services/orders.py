@@ -91,7 +91,7 @@ def place(
         raise Refusal("already_ordered")
     estimates.require_room(tier, not_after_of(epoch_of(now)) - SERVICE_MARGIN, now)
     if visitor:
-        admission.admit(visitor, tier, now)
+        admission.admit(visitor, tier, now, address)
     clean = uploads.clean(raw)
     faultpoint("upload.cleaned")
 
@@ -100,7 +100,7 @@ def place(
     try:
         with transaction.atomic():
             if visitor:
-                admission.count(visitor, tier, now)
+                admission.count(visitor, tier, now, address)
             _write(order, tier, agreed, versions, now)
             if address:
                 contacts.keep(order, contacts.Contact(address=address, token=token), now)

@@ -147,14 +147,37 @@ def test_a_premium_order_over_the_limit_costs_no_look_at_its_photo(
 
 
 @pytest.mark.django_db
+def test_a_mail_address_is_given_for_so_many_free_orders_a_day_from_whatever_networks(
+    place: Callable[..., Placed], noon: datetime, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.FREE_PER_ADDRESS = 2
+    networks = (Visitor(network=f"203.0.113.{last}/32") for last in range(9))
+    place(address="someone@example.org", visitor=next(networks), now=noon)
+    place(address=" Someone@Example.org", visitor=next(networks), now=noon)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(uploads, "clean", _explode)  # refused before its photo is looked at
+        with pytest.raises(TooMany) as refused:
+            place(address="someone@example.org", visitor=next(networks), now=noon)
+
+    midnight = datetime(noon.year, noon.month, noon.day, tzinfo=UTC) + timedelta(days=1)
+    assert refused.value.code == "too_many_mails"
+    assert refused.value.retry_after_seconds == (midnight - noon).total_seconds()
+    assert Order.objects.count() == 2
+
+    place(visitor=next(networks), now=noon)  # without an address
+    place(address="other@example.org", visitor=next(networks), now=noon)
+    place(tier_slug="premium", address="someone@example.org", visitor=next(networks), now=noon)
+    assert Order.objects.count() == 5
+
+
+@pytest.mark.django_db
 def test_the_faster_of_two_has_the_last_place(
     place: Callable[..., Placed], now: datetime, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.FREE_PER_HOUR = 1
     limits.count(NETWORK, FREE, now)
-    monkeypatch.setattr(
-        limits, "require_room", lambda network, tier, now: None
-    )  # both looked before either counted
+    monkeypatch.setattr(limits, "require_room", lambda *asked: None)  # both looked before either counted
 
     with pytest.raises(TooMany):
         place(visitor=Visitor(network=NETWORK), now=now)
