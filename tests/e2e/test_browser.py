@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the pages were not driven"),
 ]
 
-PATIENCE_MS = 60_000
+PATIENCE_MS = 180_000
 WIDTHS = (390, 1440)
 ALL_LOADED = "[...document.querySelectorAll('.gallery img')].every(img => img.naturalWidth === 448)"
 DROP = """([zone, encoded]) => {

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the page was not driven"),
 ]
 
-PATIENCE_MS = 60_000
+PATIENCE_MS = 180_000
 WIDTHS = (390, 1440)
 OTHER = Signer(name="another.example/deletion/2026a", seed=b"o" * 32)
 DROP = """([zone, encoded]) => {

@@ -134,7 +134,7 @@ def test_an_outcome_that_waited_for_the_row_looks_at_it_again(queued: Order, now
         Shot.objects.filter(pk=claimed.shot.pk).move(ShotState.FAILED, error_code="first")
         late.start()
         _wait_for_a_blocked_writer()
-    late.join(timeout=20)
+    late.join(timeout=60)
 
     assert moved == [0]
     assert Shot.objects.get(pk=claimed.shot.pk).error_code == "first"

@@ -344,20 +344,20 @@ def test_a_process_has_one_thread_that_delivers_and_a_new_one_once_that_has_ende
 
     def deliver_for_a_while() -> None:
         begun.release()
-        may_end.wait(10)
+        may_end.wait(60)
 
     monkeypatch.setattr(farewells, "_threads", [])
     monkeypatch.setattr(farewells, "_deliver_for_ever", deliver_for_a_while)
 
     farewells.start()
     farewells.start()
-    assert begun.acquire(timeout=10)
+    assert begun.acquire(timeout=60)
     (first,) = farewells._threads
     may_end.set()
-    first.join(10)
+    first.join(60)
     farewells.start()
-    assert begun.acquire(timeout=10)
-    farewells._threads[0].join(10)
+    assert begun.acquire(timeout=60)
+    farewells._threads[0].join(60)
 
     assert not begun.acquire(blocking=False)
     assert first.daemon
