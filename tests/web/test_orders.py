@@ -270,6 +270,27 @@ def test_a_free_order_has_nothing_to_pay(client: Client, held: Placed) -> None:
     assert Order.objects.get().state == OrderState.ASSESSING
 
 
+def test_before_a_paid_pack_is_deleted_the_page_tells_what_becomes_of_the_money(
+    client: Client, place: Callable[..., Placed], held: Placed
+) -> None:
+    told = "What is paid for headshots that are not there by then goes back to you."
+    premium = place(tier_slug="premium")
+    hold(client, premium)
+    orders.accept(premium.order, timezone.now())
+
+    def is_told(placed: Placed) -> bool:
+        return told in client.get(url(placed)).content.decode()
+
+    assert not is_told(premium)  # nothing is paid yet
+    client.post(url(premium, "checkout"))
+    assert Order.objects.get(pk=premium.order.pk).state == OrderState.QUEUED
+    assert is_told(premium)
+    assert not is_told(held)  # free
+
+    Order.objects.update(state=OrderState.READY)
+    assert not is_told(premium)  # everything is there
+
+
 def test_failed_pictures_are_told_with_their_refund(client: Client, place: Callable[..., Placed]) -> None:
     placed = place(tier_slug="premium")
     hold(client, placed)
