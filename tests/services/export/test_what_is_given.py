@@ -1,21 +1,12 @@
-"""The export: everything held about an order, nothing of anybody else's, no secret, in every living state."""
+"""A customer takes away everything that is held of an order: what the ZIP holds, and what it keeps back."""
 
-import io
-import json
-import tracemalloc
-import zipfile
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
-import numpy as np
 import pytest
 from django.db.models import Model
 from django.utils import timezone
-from PIL import Image
-from pytest_django import Settings
 
-from headshots.exceptions import NotFound
 from headshots.models import (
     PRESET_FIELDS,
     AuditEntry,
@@ -27,24 +18,13 @@ from headshots.models import (
     StoredObject,
     StyleVersion,
 )
-from headshots.services import (
-    audit,
-    claiming,
-    consent,
-    export,
-    mails,
-    objects,
-    orders,
-    purge,
-    shots,
-    uploads,
-)
+from headshots.services import audit, consent, export, mails, orders, uploads
 from headshots.services.orders import Placed
 from headshots.services.shredding import SELFIE_KEY_GRACE
-from headshots.states import LIVE_STATES, OrderState, ShotState
+from headshots.states import OrderState, ShotState
 from headshots.vault.envelope import Kind
-from pipelines.types import FinishedShot, QualityReport
 from tests.paying import pay
+from tests.services.export.conftest import data_of, exported, iso
 
 pytestmark = pytest.mark.django_db
 
@@ -57,61 +37,16 @@ ORDER_FIELDS = {
 }
 
 
-def exported(order: Order, now: datetime | None = None) -> zipfile.ZipFile:
-    """The whole ZIP of a fresh look at the order."""
-    fresh = Order.objects.get(pk=order.pk)
-    pieces = export.stream(fresh, now or timezone.now())
-    return zipfile.ZipFile(io.BytesIO(b"".join(pieces)))
-
-
-def data_of(archive: zipfile.ZipFile) -> dict[str, Any]:
-    shown: dict[str, Any] = json.loads(archive.read("data.json"))
-    return shown
-
-
-def iso(moment: datetime | None) -> str | None:
-    """As the export writes it: UTC, to the millisecond, or to the second where there is nothing beyond."""
-    if moment is None:
-        return None
-    precision = "milliseconds" if moment.microsecond else "seconds"
-    return moment.isoformat(timespec=precision).replace("+00:00", "Z")
-
-
-def noise_jpeg(seed: int) -> bytes:
-    file = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (96, 64, 3), np.uint8)
-    Image.fromarray(pixels).save(file, "JPEG", quality=92)
-    return file.getvalue()
-
-
-def deliver(order: Order, count: int) -> list[tuple[bytes, bytes]]:
-    """Let `count` pictures of the order exist; their (headshot, preview) by index."""
-    made = []
-    for claimed in claiming.claim("machine-07:worker", count, timezone.now()):
-        pair = noise_jpeg(claimed.shot.index), noise_jpeg(100 + claimed.shot.index)
-        finished = FinishedShot(
-            shot_id=str(claimed.shot.pk),
-            seed=claimed.seeds[0],
-            jpeg=pair[0],
-            preview_jpeg=pair[1],
-            width=896,
-            height=1152,
-            report=QualityReport(measures={}),
-            seconds=1.5,
-        )
-        assert shots.commit(claimed, finished, timezone.now())
-        made.append(pair)
-    return made
-
-
-@pytest.fixture
-def ready(placed: Placed) -> tuple[Order, list[tuple[bytes, bytes]]]:
-    """A free order with its three pictures."""
-    orders.accept(placed.order, timezone.now())
-    return Order.objects.get(pk=placed.order.pk), deliver(placed.order, 3)
-
-
-# --- what is in it ----------------------------------------------------------------------------------------
+def of_an_order() -> Iterator[type[Model]]:
+    """The order's model and every model that points to it, however far away; receipts exist after its end."""
+    found: list[type[Model]] = [Order]
+    for model in found:
+        found += [
+            relation.related_model
+            for relation in model._meta.related_objects
+            if relation.related_model not in (*found, Receipt)
+        ]
+    return iter([*found, StyleVersion, AuditEntry])
 
 
 def test_a_finished_order_is_given_out_whole(ready: tuple[Order, list[tuple[bytes, bytes]]]) -> None:
@@ -348,21 +283,6 @@ def test_no_secret_and_nothing_of_another_order_leaves(
         assert raw not in text
 
 
-# --- what may be left out ---------------------------------------------------------------------------------
-
-
-def of_an_order() -> Iterator[type[Model]]:
-    """The order's model and every model that points to it, however far away; receipts exist after its end."""
-    found: list[type[Model]] = [Order]
-    for model in found:
-        found += [
-            relation.related_model
-            for relation in model._meta.related_objects
-            if relation.related_model not in (*found, Receipt)
-        ]
-    return iter([*found, StyleVersion, AuditEntry])
-
-
 def test_every_column_is_given_out_or_kept_back_for_a_reason() -> None:
     models = set(of_an_order())
 
@@ -371,75 +291,6 @@ def test_every_column_is_given_out_or_kept_back_for_a_reason() -> None:
         columns = sorted(field.name for field in model._meta.concrete_fields)
         assert sorted([*export.GIVEN[model], *export.KEPT_BACK[model]]) == columns, model.__name__
         assert all(export.KEPT_BACK[model].values())
-
-
-# --- when -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("state", LIVE_STATES)
-def test_the_export_works_in_every_living_state(placed: Placed, state: OrderState) -> None:
-    Order.objects.update(state=state, refusal_code="no_face" if state == OrderState.REFUSED else "")
-
-    archive = exported(placed.order)
-
-    assert archive.namelist() == ["data.json", "selfie.jpg"]
-    data = data_of(archive)
-    assert data["order"]["state"] == state
-    assert [shot["files"] for shot in data["shots"]] == [[], [], []]
-    assert data["deletion"]["selfie_key_destroyed_by"] == iso(placed.order.expires_at)
-
-
-def test_a_refused_photo_is_erased_and_the_export_says_so(placed: Placed) -> None:
-    orders.refuse(placed.order, "no_face", timezone.now())
-
-    archive = exported(placed.order)
-
-    data = data_of(archive)
-    assert archive.namelist() == ["data.json"]
-    assert (data["order"]["refusal_code"], data["keys"]) == ("no_face", [])
-    assert data["selfies"][0]["file"] is None
-    assert [stored["state"] for stored in data["stored_objects"]] == ["deleted"]
-    assert data["deletion"]["selfie_key_destroyed_by"] == data["order"]["selfie_shredded_at"]
-
-
-def test_the_selfie_is_given_until_its_key_is_destroyed(
-    ready: tuple[Order, list[tuple[bytes, bytes]]],
-) -> None:
-    Order.objects.update(finished_at=timezone.now() - SELFIE_KEY_GRACE)
-    purge.run(timezone.now())
-
-    archive = exported(ready[0])
-
-    data = data_of(archive)
-    assert "selfie.jpg" not in archive.namelist()
-    assert len(archive.namelist()) == 1 + 6
-    assert data["keys"] == ["results"]
-    assert data["selfies"][0]["file"] is None
-
-
-def test_a_selfie_key_destroyed_while_the_export_begins_leaves_the_selfie_out(
-    ready: tuple[Order, list[tuple[bytes, bytes]]],
-) -> None:
-    Order.objects.update(finished_at=timezone.now() - SELFIE_KEY_GRACE)
-    seen_before = Order.objects.get()
-    purge.run(timezone.now())
-    StoredObject.objects.filter(kind=Kind.SELFIE).update(state=StoredObject.State.STORED)
-
-    archive = zipfile.ZipFile(io.BytesIO(b"".join(export.stream(seen_before, timezone.now()))))
-
-    assert "selfie.jpg" not in archive.namelist()
-    assert data_of(archive)["selfies"][0]["file"] is None
-
-
-def test_some_pictures_are_given_while_others_are_still_made(placed: Placed) -> None:
-    orders.accept(placed.order, timezone.now())
-    deliver(placed.order, 1)
-
-    archive = exported(placed.order)
-
-    name = "headshot-01-corporate.jpg"
-    assert archive.namelist() == ["data.json", "selfie.jpg", f"headshots/{name}", f"previews/{name}"]
-    assert [shot["state"] for shot in data_of(archive)["shots"]] == ["done", "pending", "pending"]
 
 
 def test_an_old_consent_keeps_its_fingerprint_and_is_given_no_other_text(
@@ -451,70 +302,3 @@ def test_an_old_consent_keeps_its_fingerprint_and_is_given_no_other_text(
 
     assert agreed["text"] is None
     assert agreed["text_version"] == consent.VERSION
-
-
-def test_a_deleted_order_gives_nothing_before_the_first_byte(
-    ready: tuple[Order, list[tuple[bytes, bytes]]],
-) -> None:
-    seen_before = Order.objects.get()
-    purge.request(ready[0], actor="customer", now=timezone.now())
-
-    with pytest.raises(NotFound):
-        export.stream(seen_before, timezone.now())
-
-
-def test_an_expired_order_gives_nothing_before_the_first_byte(
-    ready: tuple[Order, list[tuple[bytes, bytes]]],
-) -> None:
-    order = Order.objects.get()
-
-    with pytest.raises(NotFound):
-        export.stream(order, order.expires_at + timedelta(seconds=1))
-
-
-def test_an_order_that_ends_while_it_is_sent_breaks_the_zip_off(
-    ready: tuple[Order, list[tuple[bytes, bytes]]],
-) -> None:
-    pieces = export.stream(Order.objects.get(), timezone.now())
-    begun = next(pieces) + next(pieces)
-    purge.request(ready[0], actor="customer", now=timezone.now())
-
-    with pytest.raises(NotFound):
-        begun += b"".join(pieces)
-    assert not zipfile.is_zipfile(io.BytesIO(begun))
-
-
-# --- how --------------------------------------------------------------------------------------------------
-
-
-def test_one_picture_is_in_memory_at_a_time(placed: Placed) -> None:
-    size = 4 * 1024 * 1024
-    order = Order.objects.get()
-    stored = [objects.intend(order, Kind.HEADSHOT, index, timezone.now()) for index in (1, 2, 3)]
-    for each in stored:
-        objects.put(each, bytes(size), timezone.now())
-        objects.mark_stored(each)
-    for shot, each in zip(Shot.objects.filter(order=order), stored, strict=True):
-        Shot.objects.filter(pk=shot.pk).update(state=ShotState.DONE, headshot=each)
-    tracemalloc.start()
-    try:
-        total = sum(len(piece) for piece in export.stream(order, timezone.now()))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-    assert total > 3 * size
-    assert peak < 6 * size  # one picture: sealed, opened, copied into the archive, taken out of it
-
-
-def test_the_export_writes_no_file_and_no_row(
-    ready: tuple[Order, list[tuple[bytes, bytes]]], settings: Settings
-) -> None:
-    def files() -> dict[str, int]:
-        return {str(path): path.stat().st_mtime_ns for path in settings.DATA.rglob("*") if path.is_file()}
-
-    files_before, entries = files(), AuditEntry.objects.count()
-    exported(ready[0])
-
-    assert files() == files_before
-    assert AuditEntry.objects.count() == entries

@@ -1,69 +1,19 @@
-"""Styles in the staff screens: every change a new version or an audit entry, every refusal without effect."""
+"""Staff edit a style's numbers: each change is a new version, and what is out of bounds is refused."""
 
-import math
-from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from django.contrib import admin
 from django.test import Client
-from django.urls import reverse
 
 from headshots.admin import style_fields
-from headshots.models import PRESET_FIELDS, AuditEntry, Order, Style, StyleVersion
-from pipelines.presets import ExtraControl, Lora, tokens_in
+from headshots.models import PRESET_FIELDS, Style, StyleVersion
+from pipelines.presets import ExtraControl, Lora
 from pipelines.styles import BUILTIN
 from tests.admin.conftest import messages_of, page_of
+from tests.admin.styles.conftest import CANNY, entries, form_of, url_of
 
 pytestmark = pytest.mark.django_db
-CHANGELIST = "/admin/headshots/style/"
-
-
-@pytest.fixture
-def style(built_in: None) -> Style:
-    """Corporate, as it is built in, with the audit log emptied of how it came about."""
-    AuditEntry.objects.all().delete()
-    return Style.objects.select_related("current").get(slug="corporate")
-
-
-def url_of(style: Style) -> str:
-    return reverse("admin:headshots_style_change", args=(style.pk,))
-
-
-def form_of(style: Style, **changes: Any) -> dict[str, Any]:
-    """What the browser posts when nothing but `changes` was typed."""
-    current = style.current
-    assert current is not None
-    texts = {name: getattr(style, name) for name in ("name", "summary", "position")}
-    preset = {
-        name: getattr(current, name) for name in PRESET_FIELDS if name not in ("loras", "extra_control")
-    }
-    packed = {"loras": "", "control_kind": "", "control_image": ""}
-    scales = {"control_conditioning_scale": "0.4", "control_end": "1.0"}
-    sent = {**texts, **preset, **packed, **scales, "based_on": current.number, "_continue": "1", **changes}
-    return {name: value for name, value in sent.items() if value is not False}  # as an unticked box is sent
-
-
-def entries() -> list[tuple[str, str, str, dict[str, Any]]]:
-    return list(AuditEntry.objects.order_by("id").values_list("actor", "event", "reference", "detail"))
-
-
-def test_the_list_shows_numbers_and_the_orders_of_the_last_day(
-    boss: Client, style: Style, make_order: Callable[..., Order], now: datetime
-) -> None:
-    make_order()
-    make_order()
-    old = now - timedelta(hours=25)
-    Order.objects.filter(pk=make_order().pk).update(created_at=old)
-
-    response = boss.get(CHANGELIST)
-
-    screen = admin.site._registry[Style]
-    row = next(iter(response.context["cl"].result_list))
-    shown = [getattr(screen, name)(row) for name in ("version", "guidance_scale", "steps", "recent_orders")]
-    assert (row.slug, shown) == ("corporate", [1, 8.0, 30, 2])
 
 
 def test_a_changed_number_becomes_a_new_version_and_one_audit_entry(boss: Client, style: Style) -> None:
@@ -226,14 +176,6 @@ def test_a_bound_that_only_the_pipeline_knows_is_an_error_of_its_field(
     assert entries() == []
 
 
-CANNY = {
-    "control_kind": "canny",
-    "control_image": "arch",
-    "control_conditioning_scale": "0.5",
-    "control_end": "0.35",
-}
-
-
 @pytest.mark.parametrize(
     ("sent", "name", "value"),
     [
@@ -325,35 +267,6 @@ def test_an_incomplete_extra_is_refused_at_the_field_that_lacks(
     assert entries() == []
 
 
-def test_the_history_says_how_each_number_changed(boss: Client, style: Style) -> None:
-    changes = {
-        "negative_identity": "zeros",
-        "control_guidance_end": "1",
-        "is_face_masked": False,
-        "loras": "film-grain 0.6\nsoft 1",
-        **CANNY,
-    }
-    boss.post(url_of(style), form_of(style, **changes))
-
-    page = page_of(boss.get(url_of(style)))
-    assert (
-        "negative_identity: “noise” → “zeros”; control_guidance_end: 0.9 → 1; is_face_masked: on → off; "
-        "loras: nothing → film-grain 0.6, soft 1.0; "
-        "extra_control: nothing → canny of arch, scale 0.5, end 0.35"
-    ) in page
-
-
-def test_every_number_has_a_help_text_that_tells_its_range_or_choices(boss: Client) -> None:
-    form = boss.get(reverse("admin:headshots_style_add")).context["adminform"].form
-
-    named = [*PRESET_FIELDS, "control_kind", "control_image", "control_conditioning_scale", "control_end"]
-    for name in named:
-        if name != "extra_control":
-            assert len(form.fields[name].help_text) > 20, name
-    assert form.fields["control_guidance_end"].help_text.startswith("0.5 to 1: ")
-    assert [value for value, _ in form.fields["negative_identity"].choices] == ["zeros", "noise", "same"]
-
-
 def test_a_version_that_is_no_longer_valid_can_be_opened_and_mended(boss: Client, style: Style) -> None:
     StyleVersion.objects.filter(style=style).update(loras=[{"name": "film-grain"}])
 
@@ -376,17 +289,6 @@ def test_an_edit_of_a_version_that_is_no_longer_current_is_refused(boss: Client,
     assert len(entries()) == 1
 
 
-def test_the_page_shows_prompt_count_and_history(boss: Client, style: Style) -> None:
-    boss.post(url_of(style), form_of(style, guidance_scale="9.5", lens=""))
-
-    page = page_of(boss.get(url_of(style)))
-    preset = Style.objects.get(pk=style.pk).current.preset()  # type: ignore[union-attr]
-    assert preset.prompt in page
-    assert f"{len(preset.prompt.split())} words, about {tokens_in(preset.prompt)} of 75 tokens" in page
-    assert "lens: “85mm lens, f/4, sharp eyes” → nothing; guidance_scale: 8 → 9.5" in page
-    assert "first version" in page
-
-
 def test_a_prompt_that_is_too_long_is_saved_with_a_warning(boss: Client, style: Style) -> None:
     response = boss.post(url_of(style), form_of(style, setting="a b c d " * 12))
 
@@ -394,109 +296,3 @@ def test_a_prompt_that_is_too_long_is_saved_with_a_warning(boss: Client, style: 
     assert saved == "Saved Corporate as version 2."
     assert warning.startswith("The prompt is too long. About ")
     assert "what comes after the 75th is not read" in page_of(boss.get(url_of(style)))
-
-
-def test_a_new_style_starts_as_a_draft_with_version_one(boss: Client, style: Style) -> None:
-    new = form_of(style, slug="stage", name="Stage", summary="Bright lights.", based_on="")
-
-    response = boss.post(reverse("admin:headshots_style_add"), new)
-
-    made = Style.objects.get(slug="stage")
-    assert response.headers["Location"] == url_of(made)
-    assert made.status == Style.Status.DRAFT
-    assert made.current is not None
-    assert (made.current.number, made.current.created_by) == (1, "ada")
-    assert entries() == [
-        ("ada", "style.version", "stage", {"number": 1, "guidance": 8.0, "changed": "everything"})
-    ]
-
-
-def test_a_new_style_out_of_bounds_is_not_made(boss: Client, style: Style) -> None:
-    new = form_of(style, slug="stage", guidance_scale="13", based_on="")
-
-    page_of(boss.post(reverse("admin:headshots_style_add"), new))
-
-    assert Style.objects.count() == len(BUILTIN)
-    assert entries() == []
-
-
-def test_the_form_of_a_new_style_starts_with_values_in_their_bounds(boss: Client) -> None:
-    response = boss.get(reverse("admin:headshots_style_add"))
-
-    page_of(response)
-    form = response.context["adminform"].form
-    assert form.get_initial_for_field(form.fields["guidance_scale"], "guidance_scale") == 8.0
-    assert not any(
-        math.isnan(field.initial) for field in form.fields.values() if isinstance(field.initial, float)
-    )
-
-
-@pytest.mark.parametrize(
-    ("action", "before", "after"),
-    [
-        ("publish", "draft", "published"),
-        ("retire", "published", "retired"),
-        ("take_back", "published", "draft"),
-    ],
-)
-def test_an_action_moves_the_status_of_several_styles(
-    boss: Client, style: Style, action: str, before: str, after: str
-) -> None:
-    chosen = Style.objects.filter(slug__in=("tech", "casual"))
-    chosen.update(status=before)
-    selected = list(chosen.values_list("pk", flat=True))
-
-    response = boss.post(CHANGELIST, {"action": action, "_selected_action": selected})
-
-    assert messages_of(response) == [f"Now {after}: Tech, Casual."]
-    assert {style.status for style in chosen} == {after}
-    assert entries() == [
-        ("ada", "style.status", "tech", {"status": after}),
-        ("ada", "style.status", "casual", {"status": after}),
-    ]
-
-
-def test_a_status_a_style_already_has_is_left_and_not_audited(boss: Client, style: Style) -> None:
-    response = boss.post(CHANGELIST, {"action": "publish", "_selected_action": [style.pk]})
-
-    assert messages_of(response) == ["1 style left as before: in that state already, or without a version."]
-    assert entries() == []
-
-
-def test_the_button_saves_the_edit_and_moves_the_status(boss: Client, style: Style) -> None:
-    response = boss.post(url_of(style), form_of(style, guidance_scale="9.5", _retire="Save and retire"))
-
-    assert messages_of(response) == [
-        "Saved Corporate as version 2.",
-        "Now retired: Corporate.",
-        "No style of the Free tier is published: its orders are refused now.",
-    ]
-    assert [event for _, event, _, _ in entries()] == ["style.version", "style.status"]
-    page = page_of(boss.get(url_of(style)))
-    assert 'value="Save and publish"' in page
-    assert 'value="Save and retire"' not in page
-
-
-def test_a_style_cannot_be_deleted(boss: Client, style: Style) -> None:
-    response = boss.post(reverse("admin:headshots_style_delete", args=(style.pk,)), {"post": "yes"})
-    boss.post(CHANGELIST, {"action": "delete_selected", "_selected_action": [style.pk], "post": "yes"})
-
-    assert response.status_code == 403
-    assert Style.objects.count() == len(BUILTIN)
-
-
-def test_staff_who_may_only_look_see_the_parts_and_cannot_save(viewer: Client, style: Style) -> None:
-    StyleVersion.objects.filter(style=style).update(loras=[{"name": "film-grain", "weight": 0.6}])
-
-    page = page_of(viewer.get(url_of(style)))
-    refused = viewer.post(url_of(style), form_of(style, guidance_scale="9.5"))
-    viewer.post(CHANGELIST, {"action": "retire", "_selected_action": [style.pk]})
-
-    assert "tailored navy suit, crisp white shirt" in page
-    rows = {row[0]: row[1] for table in viewer.get(url_of(style)).context["tables"] for row in table.rows}
-    assert [rows[name] for name in PRESET_FIELDS[-5:]] == ["noise", "0.9", "on", "film-grain 0.6", "nothing"]
-    assert 'type="submit"' not in page.split('id="content-main"')[1]
-    assert refused.status_code == 403
-    assert StyleVersion.objects.filter(style=style).count() == 1
-    assert Style.objects.get(pk=style.pk).status == Style.Status.PUBLISHED
-    assert entries() == []
