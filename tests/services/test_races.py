@@ -15,7 +15,7 @@ from headshots.services import clock, incarnation, objects, orders, purge
 from headshots.services.orders import Placed
 from headshots.states import OrderState
 from headshots.vault.envelope import Kind
-from tests.services.test_restore import back_up, put_back
+from tests.services.restore.conftest import back_up, put_back
 from tests.services.unreliable import UnreliableStore
 
 on_sqlite = pytest.mark.skipif(connection.vendor != "sqlite", reason="copies the database's file")
