@@ -25,7 +25,6 @@ pytestmark = [
 
 PATIENCE_MS = 180_000
 WIDTHS = (390, 1440)
-ALL_LOADED = "[...document.querySelectorAll('.gallery img')].every(img => img.naturalWidth === 448)"
 DROP = """([zone, encoded]) => {
     const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
     const transfer = new DataTransfer();
@@ -107,7 +106,8 @@ def test_from_the_file_chooser_to_the_receipt(open_page: Callable[..., Page], ph
     expect(page.locator("h1")).to_have_text("Your headshots are ready", timeout=PATIENCE_MS)
     expect(page.locator("#announcement")).to_have_text("Your headshots are ready")
     expect(page.locator(".gallery img")).to_have_count(3)
-    page.wait_for_function(ALL_LOADED)
+    for picture in page.locator(".gallery img").all():
+        expect(picture).to_have_js_property("naturalWidth", 448)
     expect(page.locator("[data-countdown]")).to_have_text(re.compile(r"^2[23] h \d\d min \d\d s$"))
     assert downloaded(page, "[aria-label='Download headshot 2']")[:3] == b"\xff\xd8\xff"
     archive = zipfile.ZipFile(io.BytesIO(downloaded(page, "text=Download all as ZIP")))
