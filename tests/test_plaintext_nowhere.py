@@ -28,6 +28,8 @@ from tests.api.conftest import ready
 from tests.e2e.service import running, wait_for
 from tests.paying import pay
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["ready"]  # a fixture of the API's tests
 
 OURS = sorted(name for name in app.tasks if name.startswith("headshots."))

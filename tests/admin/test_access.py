@@ -16,7 +16,7 @@ from headshots.models import Order, OrderKey, Selfie, Shot, StoredObject
 from headshots.services import objects, purge
 from tests.admin.conftest import JPEG, client_for, page_of
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 REGISTERED = sorted((model for model in admin.site._registry), key=lambda model: model._meta.label)
 OURS = [model for model in REGISTERED if model._meta.app_label == "headshots"]

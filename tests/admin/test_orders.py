@@ -13,7 +13,7 @@ from headshots.services import fencing, objects, orders, purge
 from headshots.states import OrderState, ShotState
 from tests.admin.conftest import client_for, messages_of, page_of
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 CHANGELIST = "/admin/headshots/order/"
 
 

@@ -11,7 +11,7 @@ from headshots.models import AuditEntry, Order, Refund
 from headshots.services import payments
 from tests.admin.conftest import client_for, messages_of, page_of
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 CHANGELIST = "/admin/headshots/order/"
 
 

@@ -14,7 +14,7 @@ from headshots.states import OrderState
 from headshots.vault.tokens import new_token
 from tests.api.conftest import assert_refused, bearer
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 NOBODYS = uuid.UUID(int=7)
 PRIVATE = (

@@ -10,6 +10,8 @@ from headshots.services import incarnation, payments
 from headshots.services.orders import Placed
 from tests.api.conftest import assert_refused, bearer
 
+pytestmark = pytest.mark.slow
+
 OPERATIONS = {
     ("get", "/api/v1/styles"): {"200"},
     ("get", "/api/v1/tiers"): {"200"},

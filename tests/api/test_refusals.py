@@ -17,7 +17,7 @@ from pipelines.errors import Retryable
 from tests.api.conftest import Post, assert_nothing_is_stored, assert_refused, bearer
 from tests.pipelines.test_images import hostile
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 FILES = (
     "empty",

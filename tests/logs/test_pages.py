@@ -25,6 +25,8 @@ from tests.logs.canaries import (
 )
 from tests.web.conftest import hold
 
+pytestmark = pytest.mark.slow
+
 ORDER = "/orders/{order}/"
 API = "/api/v1/orders/{order}"
 

@@ -43,6 +43,8 @@ from tests.logs.canaries import (
     explode,
 )
 
+pytestmark = pytest.mark.slow
+
 # --- tasks ------------------------------------------------------------------------------------------------
 
 

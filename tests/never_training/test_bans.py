@@ -8,6 +8,8 @@ from headshots.env import ROOT
 from tests.never_training.bans import ALLOWED, BANS, CONVERTER
 from tests.never_training.sources import SOURCES, Code, tree_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("ban", BANS)
 def test_no_file_learns_gathers_keeps_or_trusts(ban: str) -> None:

@@ -17,7 +17,7 @@ from headshots.states import OrderState
 from tests.payments.conftest import PAGES
 from tests.payments.stand_in import Failure, StandIn
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 SESSIONS = "/v1/checkout/sessions"
 
 

@@ -11,7 +11,7 @@ from headshots.services import fencing, progress, purge, settlement, staff_refun
 from tests.payments.conftest import finish_with
 from tests.payments.stand_in import Failure, Json, StandIn
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 Deliver = Callable[..., str]
 
 

@@ -10,7 +10,7 @@ from headshots.services import payments, progress, settlement
 from tests.payments.conftest import finish_with
 from tests.payments.stand_in import Failure, StandIn
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 Deliver = Callable[..., str]
 REFUNDS = "/v1/refunds"
 

@@ -17,7 +17,7 @@ from headshots.states import OrderState
 from tests.payments.conftest import post_event
 from tests.payments.stand_in import Json, StandIn, signed
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 Deliver = Callable[..., str]
 
 

@@ -24,6 +24,8 @@ from pipelines.types import Pixels
 from tests.pipelines.corpus import ACCEPTED, ELSEWHERE, FILES, Case
 from tests.pipelines.corpus_files import MARKER
 
+pytestmark = pytest.mark.slow
+
 MAX_SECONDS: Final = 10
 MAX_KILOBYTES: Final = 1024 * 1024
 CLEAN_SEGMENTS: Final = (0xD8, 0xE0, 0xDB, 0xC0, 0xC4, 0xDA, 0xD9)  # start, JFIF, tables, frame, scan, end

@@ -7,6 +7,8 @@ import pytest
 from pipelines import cutout, faces
 from pipelines.types import Pixels
 
+pytestmark = pytest.mark.slow
+
 
 def cut(portrait: Pixels, framing: str = "head_and_shoulders") -> cutout.Cutout:
     portrait = np.ascontiguousarray(portrait)

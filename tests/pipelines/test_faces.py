@@ -10,6 +10,8 @@ from pipelines import faces
 from pipelines.errors import Refused
 from pipelines.types import Pixels
 
+pytestmark = pytest.mark.slow
+
 
 def turned(picture: Pixels, degrees: float) -> Pixels:
     matrix = cv2.getRotationMatrix2D((460, 240), degrees, 1)

@@ -26,6 +26,8 @@ from pipelines.types import (
     Source,
 )
 
+pytestmark = pytest.mark.slow
+
 NATIVE = OutputSpec(long_edge=1152, is_watermarked=False)
 PRESETS = {style.preset.slug: style.preset for style in BUILTIN}
 

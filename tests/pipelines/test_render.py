@@ -12,6 +12,8 @@ from PIL import Image
 
 from pipelines.styles import BUILTIN
 
+pytestmark = pytest.mark.slow
+
 CORPORATE = next(builtin.preset for builtin in BUILTIN if builtin.preset.slug == "corporate")
 
 

@@ -16,6 +16,8 @@ import pytest
 from pipelines import sandbox, seccomp
 from pipelines.errors import Retryable
 
+pytestmark = pytest.mark.slow
+
 
 def confined(code: str, *, with_threads: bool = False, before: str = "") -> subprocess.CompletedProcess[str]:
     """What a process that ran the child's own `confine()` does with `code`; `before` runs unconfined."""

@@ -19,6 +19,8 @@ rrdbnet_arch = pytest.importorskip("basicsr.archs.rrdbnet_arch")
 srvgg_arch = pytest.importorskip("realesrgan.archs.srvgg_arch")
 from safetensors.torch import save_file  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def _pass_through(network: "torch.nn.Module") -> "torch.nn.Module":
     """Tiny RRDBNet whose first three channels carry the picture, so that the result looks like it."""

@@ -27,7 +27,7 @@ from tests.api.conftest import plain_picture
 from tests.pipelines.test_images import heic, saved
 from tests.services.credentials.reading import segments
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 TRAIT = re.compile(
     r"(?<![a-z])(ages?|birth(day|date|year)|born|ethnic(ity|ities)?|race|racial|gender|sex|body|bmi|weight|hair|"

@@ -18,6 +18,8 @@ from headshots.services.orders import Placed
 from headshots.states import OrderState
 from headshots.vault.envelope import Kind
 
+pytestmark = pytest.mark.slow
+
 Turn = Callable[[timedelta], None]
 
 

@@ -25,7 +25,7 @@ from headshots.states import OrderState, ShotState
 from headshots.vault.errors import StoreAway
 from tests.services.world import files_with
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 ADDRESS = "ada.lovelace@example.org"
 

@@ -27,6 +27,8 @@ from headshots.vault.errors import StoreAway
 from headshots.vault.keys import epoch_of
 from pipelines.errors import Retryable
 
+pytestmark = pytest.mark.slow
+
 NETWORK = "203.0.113.77/32"
 OTHER = "2001:db8:7:7::/64"
 FREE, PREMIUM = TIERS["free"], TIERS["premium"]

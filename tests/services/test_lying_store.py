@@ -23,7 +23,7 @@ from tests.services.unreliable import UnreliableStore
 from tests.vault.conftest import moto, proxy  # noqa: F401  (fixtures)
 from tests.vault.servers import Answer, Proxy, Request, aws_client
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 SETTLE: Final = timedelta(minutes=2)
 

@@ -21,7 +21,7 @@ from headshots.states import OrderState
 from headshots.vault.envelope import Kind
 from tests.services.unreliable import OPERATIONS, UnreliableStore
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 @pytest.fixture

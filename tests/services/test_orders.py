@@ -14,7 +14,7 @@ from headshots.services import consent, objects, orders, styles, uploads
 from headshots.services.orders import Placed
 from headshots.states import ORDER_MOVES, OrderState, ShotState
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def nothing_is_stored() -> bool:

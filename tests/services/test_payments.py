@@ -14,7 +14,7 @@ from headshots.states import OrderState, ShotState
 from tests.paying import pay, tell_paid
 from tests.payments.conftest import PAGES
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 @pytest.fixture

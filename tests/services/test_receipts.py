@@ -26,7 +26,7 @@ from headshots.vault.notes import Signer, Verifier
 from headshots.vault.receipts import compose_receipt, digest_of_ciphertexts
 from headshots.vault.signing import key_name, load_retired, load_signer, retired_path
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 OTHER = Signer(name="another.example/deletion/2026a", seed=b"o" * 32)
 
 

@@ -15,7 +15,7 @@ from headshots.states import OrderState, ShotState
 from headshots.vault.envelope import Kind
 from pipelines.types import FailedShot, FinishedShot, QualityReport
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 MINUTE = timedelta(minutes=1)
 
 

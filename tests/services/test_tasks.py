@@ -24,7 +24,7 @@ from pipelines.finish import finish
 from pipelines.provenance import SourceType
 from pipelines.types import Cancelled, FailedShot, FinishedShot, OutputSpec, QualityReport, Sink, Source
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def jpeg(pixels: np.ndarray) -> bytes:  # type: ignore[type-arg]

@@ -12,6 +12,8 @@ from headshots.vault.blobs import BlobStore, DiskBlobStore
 from headshots.vault.blobs_s3 import S3BlobStore
 from headshots.vault.errors import BlobExists, BlobMissing
 
+pytestmark = pytest.mark.slow
+
 ORDER, OTHER = "0a" * 16, "0b" * 16
 NAME = f"o/{ORDER}/{'1c' * 16}"
 SECOND = f"o/{ORDER}/{'2c' * 16}"

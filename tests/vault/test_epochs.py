@@ -14,6 +14,8 @@ from headshots.vault.errors import KeyGone, StoreAway, Unreadable
 from headshots.vault.keys import EpochStore, OrderKeyName, epoch_of, not_after_of
 from tests.vault.conftest import Opened
 
+pytestmark = pytest.mark.slow
+
 KEY = bytes(range(1, 33))
 MOMENT = timedelta(microseconds=1)
 

@@ -20,6 +20,8 @@ from tests.vault import moto_gaps
 from tests.vault.conftest import RING
 from tests.vault.servers import Answer, Proxy, Request, Rule, aws_client, closed_port
 
+pytestmark = pytest.mark.slow
+
 KEY = bytes(range(1, 33))
 ORDER = UUID("0190a0b0c0d07000800000000000000a")
 

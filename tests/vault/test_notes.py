@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from headshots.vault.notes import MAX_NOTE_CHARACTERS, Signer, Verifier, parse_note, verify_note
 
+pytestmark = pytest.mark.slow
+
 # The worked example of this project's format: seed 00..1f.
 SIGNER = Signer(name="headshots.example/deletion/2026a", seed=bytes(range(32)))
 KEY = "headshots.example/deletion/2026a+80ac83b4+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"

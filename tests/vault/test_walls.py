@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import headshots
+
+pytestmark = pytest.mark.slow
 
 
 def imports_of(path: Path) -> set[str]:

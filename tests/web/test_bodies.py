@@ -26,7 +26,7 @@ from headshots.web import middleware
 from headshots.web.middleware import DRAIN_LIMIT, WholeBody
 from tests.web.conftest import code_of, nothing_is_stored
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 BOUNDARY = "frontier"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 

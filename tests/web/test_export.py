@@ -14,7 +14,7 @@ from headshots.services import orders
 from headshots.services.orders import Placed
 from headshots.states import LIVE_STATES, OrderState
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("state", LIVE_STATES)

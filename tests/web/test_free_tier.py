@@ -38,6 +38,8 @@ from tests.paying import pay
 from tests.web.conftest import hold
 from tests.web.test_routes import ROUTES, content_of, filled
 
+pytestmark = pytest.mark.slow
+
 FREE_EDGE = 1152
 PICTURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|RIFF....WEBP|ftyp(avif|heic)|II\*\x00|MM\x00\*", re.DOTALL)
 INDEXES = ("0", "1", "2", "3", "4", "5", "8", "50", "99", "-1", "01", "1.0", "None", "1?raw=1")

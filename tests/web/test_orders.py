@@ -20,7 +20,7 @@ from headshots.vault.tokens import new_token
 from headshots.web.order_views import time_left
 from tests.web.conftest import code_of, hold
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 PATHS = ("", "progress", "archive.zip", "checkout", "headshots/1/", "headshots/1/preview", "headshots/1/full")
 
 

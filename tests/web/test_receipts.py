@@ -23,7 +23,7 @@ from headshots.vault.receipts import open_receipt
 from headshots.vault.signing import retired_path
 from headshots.web.middleware import POLICY
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 OTHER = Signer(name="another.example/deletion/2026a", seed=b"o" * 32)
 
 

@@ -24,6 +24,8 @@ from headshots.states import OrderState
 from tests.api.conftest import bearer, ready
 from tests.web.conftest import hold, nothing_is_stored
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["ready"]  # a fixture of the API's tests
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -16,6 +16,8 @@ from headshots.services.uploads import MAX_BYTES
 from headshots.web import server
 from tests.e2e.service import PATIENCE_SECONDS, wait_for
 
+pytestmark = pytest.mark.slow
+
 STALL_SECONDS = 1.0
 THREADS = 8
 # gunicorn alone would take 5 s for each eight connections that say nothing, and 2 s for each that it closes.

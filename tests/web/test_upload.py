@@ -20,7 +20,7 @@ from pipelines.errors import Retryable
 from tests.pipelines.test_images import heic
 from tests.web.conftest import Send, code_of, nothing_is_stored
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def picture(width: int, height: int, kind: str = "JPEG", **options: object) -> bytes:

@@ -13,7 +13,7 @@ from pipelines.styles import BUILTIN
 from tests.admin.conftest import messages_of, page_of
 from tests.admin.styles.conftest import CANNY, entries, form_of, url_of
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def test_a_changed_number_becomes_a_new_version_and_one_audit_entry(boss: Client, style: Style) -> None:

@@ -13,7 +13,7 @@ from pipelines.presets import tokens_in
 from tests.admin.conftest import page_of
 from tests.admin.styles.conftest import CANNY, CHANGELIST, entries, form_of, url_of
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def test_the_list_shows_numbers_and_the_orders_of_the_last_day(

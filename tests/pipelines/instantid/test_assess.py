@@ -17,6 +17,8 @@ from pipelines.instantid import faces
 from pipelines.instantid.assess import load
 from pipelines.types import EngineConfig, Pixels
 
+pytestmark = pytest.mark.slow
+
 LANDMARKS = "faces/1k3d68.onnx"
 
 

@@ -40,7 +40,10 @@ from tests.pipelines.instantid.test_schedulers import reference  # noqa: E402
 
 SEEDS = {"depth": 11, "canny": 12}
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,7 +17,7 @@ from pipelines.instantid.shots import Begun, begin
 from pipelines.types import FailedShot, FinishedShot, Pixels, ShotRequest
 from tests.pipelines.instantid.test_engine import STYLE, Result, distance, request, run
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning"), pytest.mark.slow]
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
 EVER = 10**9

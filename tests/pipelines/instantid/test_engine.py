@@ -29,7 +29,7 @@ from pipelines.types import (
     StartingPicture,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning"), pytest.mark.slow]
 
 STYLE = replace(BUILTIN[0].preset, num_inference_steps=20, guidance_method="interval")
 FREE = OutputSpec(long_edge=1152, is_watermarked=True, keeps_native=True)
@@ -305,7 +305,7 @@ def test_an_urgent_order_goes_ahead_of_the_pack_in_flight(
         lambda free: next(answers, []), lambda result: results.append(result.shot_id), lambda shot_id: False
     )
     assert steps == [["pack"], ["free"], ["free"], ["pack"]]
-    assert results == ["free", "pack"]
+    assert sorted(results) == ["free", "pack"]  # several threads finish them
 
 
 def test_a_style_that_cannot_be_is_the_presets_error() -> None:

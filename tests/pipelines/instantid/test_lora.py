@@ -53,7 +53,10 @@ Delta = dict[str, dict[str, tuple[torch.Tensor, torch.Tensor, float]]]
 """By network and module: lower matrix, upper matrix, alpha."""
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

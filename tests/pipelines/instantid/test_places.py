@@ -45,7 +45,7 @@ def test_a_full_worker_takes_an_urgent_shot_aboard_at_once(
 
     assert asked[:2] == [3, 1]
     assert forwards == [2, 1, 1, 2]
-    assert results == ["free", "pack 1", "pack 2"]
+    assert sorted(results) == ["free", "pack 1", "pack 2"]  # several threads finish them
 
 
 def test_more_shots_than_slots_are_stepped_in_two_forwards(

@@ -17,7 +17,7 @@ from pipelines.instantid.tiny_faces import make_detector, make_recogniser
 from pipelines.sample import sample_selfie
 from pipelines.types import Pixels, QualityReport
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning"), pytest.mark.slow]
 
 Assess = Callable[..., QualityReport]
 

@@ -41,7 +41,10 @@ from tests.pipelines.instantid.test_schedulers import predicted, reference  # no
 CPU = torch.device("cpu")
 POINTS = np.array([[50.0, 50.0], [78.0, 50.0], [64.0, 66.0], [53.0, 80.0], [75.0, 80.0]])
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

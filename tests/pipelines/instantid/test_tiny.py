@@ -26,7 +26,7 @@ from pipelines.instantid.tiny_faces import FACE_POINTS
 from pipelines.types import Pixels
 from pipelines.weights import MANIFEST, Bundle, Verdict, is_random, read_lock, resolve, verify
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning"), pytest.mark.slow]
 
 POINTS = 2 * np.asarray(FACE_POINTS)  # the sample selfie is the portrait enlarged twice
 EYES = 86.0  # pixels between the eyes of the sample selfie

@@ -21,6 +21,8 @@ from pipelines.finish import finish
 from pipelines.provenance import SourceType
 from pipelines.types import OutputSpec
 
+pytestmark = pytest.mark.slow
+
 
 def verify(data: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(

@@ -21,6 +21,8 @@ from pipelines.images import decode_jpeg
 from pipelines.provenance import SourceType
 from tests.services.credentials.reading import COMPOSITE, GENERATED, read, said, segments
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_signed_picture_is_valid_and_says_how_it_was_made(picture: bytes) -> None:
     signed = credentials.attach(picture)

@@ -18,7 +18,7 @@ from headshots.states import LIVE_STATES, OrderState, ShotState
 from headshots.vault.envelope import Kind
 from tests.services.export.conftest import data_of, deliver, exported, iso
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 # --- when -------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from headshots.vault.envelope import Kind
 from pipelines import gate
 from tests.services.guarantee.conftest import PROMISED, SPARES, JudgedEngine, archive_of, states
 
+pytestmark = pytest.mark.slow
+
 
 def assert_only_right_ones_and_each_once(order: Order, engine: JudgedEngine, count: int) -> None:
     delivered = list(Shot.objects.filter(order=order, state=ShotState.DONE))

@@ -16,6 +16,8 @@ from headshots.states import OrderState, ShotState
 from headshots.vault.envelope import Kind
 from tests.services.guarantee.conftest import PROMISED, SPARES, JudgedEngine, finished, judged, states
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def failing_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:

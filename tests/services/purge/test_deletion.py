@@ -39,7 +39,7 @@ from headshots.vault.errors import KeyGone
 from headshots.vault.keys import open_order_key
 from tests.services.purge.conftest import finish, stored_names
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def test_delete_now_shreds_keys_and_objects_before_it_answers(placed: Placed, now: datetime) -> None:

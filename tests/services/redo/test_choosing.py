@@ -14,7 +14,7 @@ from headshots.states import ShotState
 from headshots.vault.envelope import Kind
 from tests.services.redo.making import HOUR, archived, commit_all, current, jpeg_of, rows, states
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def test_the_new_one_takes_the_place_of_the_old_one_whose_bytes_are_deleted(

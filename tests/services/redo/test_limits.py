@@ -15,7 +15,7 @@ from headshots.states import OrderState, ShotState
 from headshots.vault.envelope import Kind
 from tests.services.redo.making import HOUR, MINUTE, commit_all, current, fail_one, picture, rows, states
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 # --- limits -----------------------------------------------------------------------------------------------
 

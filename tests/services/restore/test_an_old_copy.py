@@ -36,6 +36,7 @@ from tests.paying import pay
 from tests.services.restore.conftest import back_up, finish, put_back
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.django_db(transaction=True),
     pytest.mark.skipif(connection.vendor != "sqlite", reason="copies the database's file"),
 ]

@@ -30,7 +30,7 @@ from headshots.vault.errors import StoreAway
 from headshots.vault.keys import epoch_of
 from tests.services.verification.conftest import found, plant
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 PICTURE = b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(100)
 

@@ -19,7 +19,7 @@ from headshots.vault.envelope import Kind
 from headshots.vault.keys import epoch_of
 from tests.services.verification.conftest import found, plant
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def test_a_healthy_system_has_no_violation(healthy: Order, now: datetime) -> None:

@@ -10,6 +10,8 @@ from headshots.vault.errors import BlobExists, StoreAway
 from tests.vault.blobs_s3.conftest import ALL, NAME, PREFIX, SECOND, failing, remains, start_upload
 from tests.vault.servers import Answer, Proxy, Request, Rule, aws_client, closed_port
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def patient(proxy: Proxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> S3BlobStore:
