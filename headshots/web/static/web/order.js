@@ -13,6 +13,16 @@ if (copy && navigator.clipboard) {
   link.addEventListener("focus", () => link.select());
 }
 
+// While a deletion is being answered, the page may find the order gone. To load it anew then would break the
+// answer off, and with it the way to the receipt.
+let isLeaving = false;
+document.addEventListener("submit", (event) => {
+  if (event.target.closest(".delete")) isLeaving = true;
+});
+window.addEventListener("pageshow", () => {
+  isLeaving = false;
+});
+
 document.addEventListener("htmx:responseError", (event) => {
-  if (event.detail.xhr.status === 404) window.location.reload();
+  if (event.detail.xhr.status === 404 && !isLeaving) window.location.reload();
 });
