@@ -165,7 +165,9 @@ class Environment(BaseSettings):
     )
     free_per_day: PositiveInt = Field(20, alias="FREE_PER_DAY", description="the same in a UTC day")
     free_per_address: PositiveInt = Field(
-        10, alias="FREE_PER_ADDRESS", description="free orders that may write to one address in a UTC day"
+        10,
+        alias="FREE_PER_ADDRESS",
+        description="free orders that one mail address may be given for in a UTC day",
     )
     premium_per_hour: PositiveInt = Field(
         12,

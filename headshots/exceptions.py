@@ -94,8 +94,8 @@ TEXTS: Final[dict[str, RefusalText]] = {
     ),
     "too_many_mails": RefusalText(
         429,
-        "This e-mail address was given for as many free packs as may write to it in a day.",
-        "Leave the field empty: the page shows the private link to your pictures.",
+        "This e-mail address was given for enough free packs today.",
+        "Leave its field empty: the order's page shows the private link to your pictures.",
     ),
     "bad_address": RefusalText(
         422,

@@ -44,6 +44,7 @@ __all__ = [
     "convert",
     "digest",
     "is_random",
+    "not_chosen",
     "read_lock",
     "resolve",
     "verify",
@@ -165,6 +166,13 @@ def is_random(folder: Path) -> bool:
     return bool(lock) and not any(entry.licence for entry in lock.values())
 
 
+def not_chosen(keys: Iterable[str]) -> set[str]:
+    """The models of `CHOICES` that a bundle does without: it has the first one in `keys`, or the usual."""
+    preferred = list(keys)
+    chosen = {next((key for key in preferred if key in choice), choice[0]) for choice in CHOICES.values()}
+    return {key for choice in CHOICES.values() for key in choice} - chosen
+
+
 def verify(
     folder: Path, *, check_hashes: bool = True, manifest: Iterable[WeightFile] = MANIFEST
 ) -> list[Verdict]:
@@ -174,9 +182,7 @@ def verify(
     Raises Final("weights_altered") for an unreadable lock.
     """
     lock = read_lock(folder)
-    recorded = [lock[name].key for name in sorted(lock)]
-    chosen = {next((key for key in recorded if key in keys), keys[0]) for keys in CHOICES.values()}
-    left_out = {key for keys in CHOICES.values() for key in keys} - chosen
+    left_out = not_chosen(lock[name].key for name in sorted(lock))
     files = [file for file in manifest if file.key not in left_out]
     begun = {file.key for file in files if file.path in lock or (folder / file.path).exists()}
     needed = {file.path: file for file in files if not file.is_optional or file.key in begun}

@@ -105,8 +105,14 @@ def _windows(network: str, tier: Tier, now: datetime, address: str) -> Iterator[
     ):
         yield window(f"{tier.slug}|{name}|{start.isoformat()}|{network}", start, length, limit, allowed.code)
     if address and not tier.price_cents:
-        counted = f"mail|{midnight.isoformat()}|{address.casefold()}"
+        counted = f"mail|{midnight.isoformat()}|{_mailbox(address)}"
         yield window(counted, midnight, DAY, settings.FREE_PER_ADDRESS, "too_many_mails")
+
+
+def _mailbox(address: str) -> str:
+    """Where mail for an address arrives: without what follows a plus sign (RFC 5233), in lower case."""
+    local, _, domain = address.casefold().rpartition("@")
+    return f"{local.partition('+')[0]}@{domain}"
 
 
 def _salt(now: datetime) -> bytes:

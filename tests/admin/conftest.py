@@ -12,8 +12,9 @@ from django.utils import timezone
 from headshots.models import Order
 from headshots.services import claiming, orders, shots, uploads
 from headshots.services.orders import Placed
-from pipelines.types import FailedShot, FinishedShot, QualityReport
+from pipelines.types import FailedShot
 from tests.paying import pay
+from tests.rendered import rendered
 
 JPEG = b"\xff\xd8\xff\xe0 the customer's picture"
 
@@ -68,17 +69,7 @@ def render(order: Order, *, failing: int = 0) -> None:
         if claimed.shot.index > order.headshots - failing:
             shots.fail(claimed, FailedShot(shot_id=shot_id, code="face_lost", is_retryable=False), now)
             continue
-        finished = FinishedShot(
-            shot_id=shot_id,
-            seed=claimed.seeds[0],
-            jpeg=JPEG,
-            preview_jpeg=JPEG,
-            width=896,
-            height=1152,
-            report=QualityReport(measures={}),
-            seconds=1.25,
-        )
-        assert shots.commit(claimed, finished, now)
+        assert shots.commit(claimed, rendered(claimed, JPEG, JPEG, seconds=1.25), now)
 
 
 @pytest.fixture

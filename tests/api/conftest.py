@@ -14,8 +14,9 @@ from headshots.exceptions import TEXTS
 from headshots.models import ConsentRecord, Order, OrderKey, Shot, StoredObject
 from headshots.services import claiming, objects, orders, shots
 from headshots.services.orders import Placed
-from pipelines.types import FinishedShot, QualityReport
+from pipelines.types import FinishedShot
 from tests.payments.conftest import _server, account
+from tests.rendered import rendered
 
 __all__ = ["_server", "account"]  # fixtures of other tests
 
@@ -47,16 +48,8 @@ def ready(placed: Placed) -> Placed:
 
 def plain_picture(claimed: claiming.Claim, width: int = 896, height: int = 1152) -> FinishedShot:
     """What an engine would hand in for the claim; its bytes follow from its size."""
-    return FinishedShot(
-        shot_id=str(claimed.shot.pk),
-        seed=claimed.seeds[0],
-        jpeg=plain_jpeg(width, height),
-        preview_jpeg=plain_jpeg(width // 2, height // 2),
-        width=width,
-        height=height,
-        report=QualityReport(measures={}),
-        seconds=1.0,
-    )
+    jpegs = plain_jpeg(width, height), plain_jpeg(width // 2, height // 2)
+    return rendered(claimed, *jpegs, width=width, height=height)
 
 
 def plain_jpeg(width: int, height: int) -> bytes:

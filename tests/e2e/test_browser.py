@@ -88,6 +88,14 @@ def agree_and_send(page: Page) -> None:
     page.wait_for_url(re.compile("/orders/"))
 
 
+def pay_for_a_pack(page: Page, photo: Path) -> None:
+    page.goto("/new?tier=premium")
+    page.set_input_files("#selfie", photo)
+    agree_and_send(page)
+    page.click("text=Go to the checkout", timeout=PATIENCE_MS)
+    page.click("text=Pretend to pay $19.00")
+
+
 def downloaded(page: Page, selector: str) -> bytes:
     with page.expect_download() as download:
         page.click(selector)
@@ -158,11 +166,7 @@ def test_the_focus_stays_where_it_is_while_pictures_arrive(
     open_page: Callable[..., Page], photo: Path
 ) -> None:
     page = open_page()
-    page.goto("/new?tier=premium")
-    page.set_input_files("#selfie", photo)
-    agree_and_send(page)
-    page.click("text=Go to the checkout", timeout=PATIENCE_MS)
-    page.click("text=Pretend to pay $19.00")
+    pay_for_a_pack(page, photo)
     pictures = page.locator(".gallery img")
     expect(pictures.first).to_be_visible()
 
@@ -183,11 +187,7 @@ def test_a_deletion_ends_on_its_receipt_though_the_page_finds_the_order_gone_fir
     open_page: Callable[..., Page], photo: Path
 ) -> None:
     page = open_page()
-    page.goto("/new?tier=premium")
-    page.set_input_files("#selfie", photo)
-    agree_and_send(page)
-    page.click("text=Go to the checkout", timeout=PATIENCE_MS)
-    page.click("text=Pretend to pay $19.00")
+    pay_for_a_pack(page, photo)
     expect(page.locator(".gallery img").first).to_be_visible()
     held: list[Route] = []
     page.route("**/delete", lambda route: held.append(route))

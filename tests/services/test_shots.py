@@ -13,7 +13,8 @@ from headshots.services import claiming, fencing, objects, orders, purge, queue_
 from headshots.services.orders import Placed
 from headshots.states import OrderState, ShotState
 from headshots.vault.envelope import Kind
-from pipelines.types import FailedShot, FinishedShot, QualityReport
+from pipelines.types import FailedShot
+from tests.rendered import rendered
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 MINUTE = timedelta(minutes=1)
@@ -24,19 +25,6 @@ def queued(placed: Placed) -> Order:
     """A free order whose three shots wait for a worker."""
     orders.accept(placed.order, timezone.now())
     return Order.objects.get()
-
-
-def picture(claimed: claiming.Claim, jpeg: bytes = b"a picture") -> FinishedShot:
-    return FinishedShot(
-        shot_id=str(claimed.shot.pk),
-        seed=claimed.seeds[0],
-        jpeg=jpeg,
-        preview_jpeg=b"a small picture",
-        width=896,
-        height=1152,
-        report=QualityReport(measures={}),
-        seconds=1.5,
-    )
 
 
 def failure(claimed: claiming.Claim, *, is_retryable: bool) -> FailedShot:
@@ -84,7 +72,7 @@ def test_three_free_pictures_do_not_wait_for_a_pack_of_fifty(
 def test_a_delivered_picture_is_sealed_and_readable(queued: Order, now: datetime) -> None:
     (claimed,) = claiming.claim("worker", 1, now)
 
-    assert shots.commit(claimed, picture(claimed, b"the picture"), now)
+    assert shots.commit(claimed, rendered(claimed, b"the picture", seconds=1.5), now)
 
     shot = Shot.objects.select_related("headshot__order", "preview__order").get(pk=claimed.shot.pk)
     assert shot.state == ShotState.DONE
@@ -98,7 +86,7 @@ def test_a_delivered_picture_is_sealed_and_readable(queued: Order, now: datetime
 def test_the_order_is_ready_when_its_last_shot_is_delivered(queued: Order, now: datetime) -> None:
     for claimed in claiming.claim("worker", 3, now):
         assert Order.objects.get().state == OrderState.RENDERING
-        shots.commit(claimed, picture(claimed), now)
+        shots.commit(claimed, rendered(claimed), now)
 
     assert Order.objects.get().state == OrderState.READY
 
@@ -107,10 +95,10 @@ def test_a_lost_lease_is_claimed_again_and_a_late_worker_leaves_nothing(queued: 
     (late,) = claiming.claim("worker-1", 1, now)
     (second,) = claiming.claim("worker-2", 1, now + 2 * MINUTE)
     assert second.shot.pk == late.shot.pk
-    shots.commit(second, picture(second, b"the second"), now + 2 * MINUTE)
+    shots.commit(second, rendered(second, b"the second"), now + 2 * MINUTE)
     before = stored_names()
 
-    assert not shots.commit(late, picture(late, b"the late one"), now + 3 * MINUTE)
+    assert not shots.commit(late, rendered(late, b"the late one"), now + 3 * MINUTE)
 
     assert stored_names() == before
     shot = Shot.objects.select_related("headshot__order").get(pk=late.shot.pk)
@@ -132,7 +120,7 @@ def test_a_commit_after_the_purge_leaves_no_object(queued: Order, now: datetime)
     fencing.begin(queued, reason="customer", now=now)
     purge.erase_contents(queued, now)
 
-    assert not shots.commit(claimed, picture(claimed), now)
+    assert not shots.commit(claimed, rendered(claimed), now)
 
     assert stored_names() == []
     assert claiming.wanted([claimed]) == set()
@@ -149,7 +137,7 @@ def test_a_store_that_fails_leaves_the_shot_with_its_worker(
 
     monkeypatch.setattr(objects.blobs(), "put", refuse)
     with pytest.raises(OSError, match="disk full"):
-        shots.commit(claimed, picture(claimed), now)
+        shots.commit(claimed, rendered(claimed), now)
 
     assert stored_names() == before
     assert StoredObject.objects.filter(kind=Kind.HEADSHOT).count() == 0
@@ -180,7 +168,7 @@ def test_the_third_failure_is_final(queued: Order, now: datetime) -> None:
 def test_a_final_failure_is_not_tried_again(queued: Order, now: datetime) -> None:
     claimed = claiming.claim("worker", 3, now)
     for one in claimed[:2]:
-        shots.commit(one, picture(one), now)
+        shots.commit(one, rendered(one), now)
 
     shots.fail(claimed[2], failure(claimed[2], is_retryable=False), now)
 

@@ -32,9 +32,9 @@ from headshots.vault.envelope import Kind
 from pipelines import finish
 from pipelines.images import decode_jpeg
 from pipelines.sample import sample_selfie
-from pipelines.types import FinishedShot, QualityReport
 from tests.api.conftest import bearer, plain_jpeg
 from tests.paying import pay
+from tests.rendered import rendered
 from tests.web.conftest import hold
 from tests.web.test_routes import ROUTES, content_of, filled
 
@@ -87,16 +87,7 @@ def make(count: int, width: int, height: int) -> None:
     large, small = plain_jpeg(width, height), plain_jpeg(448, 576)
     for claimed in claiming.claim("worker", count, timezone.now()):
         own = str(claimed.shot.pk).encode()
-        made = FinishedShot(
-            shot_id=own.decode(),
-            seed=claimed.seeds[0],
-            jpeg=large + own,
-            preview_jpeg=small + own,
-            width=width,
-            height=height,
-            report=QualityReport(measures={}),
-            seconds=1.0,
-        )
+        made = rendered(claimed, large + own, small + own, width=width, height=height)
         assert shots.commit(claimed, made, timezone.now())
 
 

@@ -33,6 +33,7 @@ from pipelines.weights import (
     WeightFile,
     convert,
     digest,
+    not_chosen,
     read_lock,
     verify,
     write_lock,
@@ -200,10 +201,7 @@ def _wanted(folder: Path, asked: Collection[str | None], only: Sequence[str] | N
                 raise CommandError(f"a bundle holds one {name}: {' or '.join(keys)}", returncode=2)
         return [file for file in MANIFEST if file.key in only]
     there = [entry.key for entry in read_lock(folder).values()]
-    left_out = set()
-    for keys in CHOICES.values():
-        chosen = next((key for key in [*asked, *there] if key in keys), keys[0])
-        left_out |= set(keys) - {chosen}
+    left_out = not_chosen([*(key for key in asked if key), *there])
     return [file for file in MANIFEST if not file.is_optional and file.key not in left_out]
 
 

@@ -8,8 +8,8 @@ import pytest
 from headshots.models import Order
 from headshots.services import claiming, shots
 from headshots.states import OrderState
-from pipelines.types import FinishedShot, QualityReport
 from tests.bench import queueing
+from tests.rendered import rendered
 
 
 def test_a_free_order_beside_a_pack_takes_neither_more_steps_nor_more_time_than_alone() -> None:
@@ -54,7 +54,7 @@ class CountingWorker:
         self.flights = [(claimed, left - 1) for claimed, left in self.flights]
         for claimed, left in self.flights:
             if left == 0:
-                assert shots.commit(claimed, picture(claimed), self.now)
+                assert shots.commit(claimed, rendered(claimed), self.now)
         self.flights = [(claimed, left) for claimed, left in self.flights if left]
 
     def steps_until_ready(self, order: Order) -> int:
@@ -64,19 +64,6 @@ class CountingWorker:
             self.step()
             steps += 1
         return steps
-
-
-def picture(claimed: claiming.Claim) -> FinishedShot:
-    return FinishedShot(
-        shot_id=str(claimed.shot.pk),
-        seed=claimed.seeds[0],
-        jpeg=b"a picture",
-        preview_jpeg=b"a small picture",
-        width=896,
-        height=1152,
-        report=QualityReport(measures={}),
-        seconds=12.0,
-    )
 
 
 @pytest.mark.django_db

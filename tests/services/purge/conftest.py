@@ -4,7 +4,8 @@ from datetime import datetime
 
 from headshots.services import claiming, objects, orders, shots
 from headshots.services.orders import Placed
-from pipelines.types import FailedShot, FinishedShot, QualityReport
+from pipelines.types import FailedShot
+from tests.rendered import rendered
 
 
 def stored_names() -> list[str]:
@@ -16,17 +17,7 @@ def finish(placed: Placed, now: datetime, *, done: int = 3) -> None:
     orders.accept(placed.order, now)
     for place, claimed in enumerate(claiming.claim("worker", 3, now)):
         if place < done:
-            finished = FinishedShot(
-                shot_id=str(claimed.shot.pk),
-                seed=claimed.seeds[0],
-                jpeg=b"a picture",
-                preview_jpeg=b"a small one",
-                width=896,
-                height=1152,
-                report=QualityReport(measures={}),
-                seconds=1.0,
-            )
-            assert shots.commit(claimed, finished, now)
+            assert shots.commit(claimed, rendered(claimed), now)
         else:
             failed = FailedShot(shot_id=str(claimed.shot.pk), code="no_likeness", is_retryable=False)
             shots.fail(claimed, failed, now)

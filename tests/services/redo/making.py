@@ -9,6 +9,7 @@ from headshots.models import AuditEntry, Mail, Order, OrderKey, Payment, Refund,
 from headshots.services import claiming, delivery, shots
 from headshots.tiers import TIERS
 from pipelines.types import FailedShot, FinishedShot, QualityReport
+from tests.rendered import rendered
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
@@ -21,16 +22,9 @@ def commit_all(now: datetime, *, rank: int = 0) -> None:
 
 
 def picture(claimed: claiming.Claim, *, rank: int = 0) -> FinishedShot:
-    return FinishedShot(
-        shot_id=str(claimed.shot.pk),
-        seed=claimed.seeds[0],
-        jpeg=jpeg_of(claimed.shot.index),
-        preview_jpeg=b"small %d" % claimed.shot.index,
-        width=896,
-        height=1152,
-        report=QualityReport(measures={}, rank=rank, likeness="fair likeness" if rank else ""),
-        seconds=1.0,
-    )
+    report = QualityReport(measures={}, rank=rank, likeness="fair likeness" if rank else "")
+    index = claimed.shot.index
+    return rendered(claimed, jpeg_of(index), b"small %d" % index, report=report)
 
 
 def jpeg_of(index: int) -> bytes:

@@ -12,7 +12,7 @@ from headshots.models import Order, OrderKey, Receipt
 from headshots.services import claiming, clock, incarnation, orders, purge, shots
 from headshots.services.orders import Placed
 from headshots.states import OrderState
-from pipelines.types import FinishedShot, QualityReport
+from tests.rendered import rendered
 
 
 def finish(placed: Placed) -> None:
@@ -20,17 +20,7 @@ def finish(placed: Placed) -> None:
     at = clock.now()
     orders.accept(placed.order, at)
     for claimed in claiming.claim("worker", 3, at):
-        finished = FinishedShot(
-            shot_id=str(claimed.shot.pk),
-            seed=claimed.seeds[0],
-            jpeg=b"a picture",
-            preview_jpeg=b"a small one",
-            width=896,
-            height=1152,
-            report=QualityReport(measures={}),
-            seconds=1.0,
-        )
-        assert shots.commit(claimed, finished, at)
+        assert shots.commit(claimed, rendered(claimed), at)
 
 
 def back_up(to: Path) -> None:

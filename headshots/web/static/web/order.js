@@ -19,6 +19,7 @@ let isLeaving = false;
 document.addEventListener("submit", (event) => {
   if (event.target.closest(".delete")) isLeaving = true;
 });
+// Shown again by the way back: a page of an order that is gone must not stay.
 window.addEventListener("pageshow", () => {
   isLeaving = false;
 });
