@@ -95,7 +95,7 @@ TEXTS: Final[dict[str, RefusalText]] = {
     "too_many_mails": RefusalText(
         429,
         "This e-mail address was given for enough free packs today.",
-        "Leave its field empty: the order's page shows the private link to your pictures.",
+        "Leave its field empty: the order’s page shows the private link to your pictures.",
     ),
     "bad_address": RefusalText(
         422,
